@@ -1,0 +1,66 @@
+# Everything runs in .venv, which the first target that needs it creates. `make` alone prints help.
+#
+# On Linux, pip's default torch brings CUDA with it. For the much smaller CPU build, export
+# PIP_EXTRA_INDEX_URL with the address of PyTorch's CPU wheels (see pytorch.org) before the first run.
+
+SHELL   := bash
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+PROFILE ?= ci
+
+# The first interpreter that exists and has a supported version; PYTHON=... overrides.
+SUPPORTED   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+CANDIDATES  := python3 python3.13 python3.12 python3.11 python
+PYTHON      ?= $(firstword $(foreach p,$(CANDIDATES),$(shell $(p) -c '$(SUPPORTED)' 2>/dev/null && echo $(p))))
+
+# Small defaults that suit two cores; an exported value wins.
+book test: export OMP_NUM_THREADS ?= 2
+book test: export HF_HUB_OFFLINE ?= 1
+book test: export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test lint lock scene-vlm clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(STAMP) ## create .venv from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(or $(PYTHON),false) -c '$(SUPPORTED)' 2>/dev/null || \
+	  { echo "error: this needs Python 3.11, 3.12 or 3.13, and none was found; install one, or say 'make PYTHON=/path/to/python ...'" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing into $(VENV) ($$($(PYTHON) --version))"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@# torch first and alone, so that pip settles which build of it to take before it reads the rest
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -E '^torch==' requirements.lock)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+book: $(STAMP) ## run the notebooks and build the book into _build/html (PROFILE=ci or full)
+	@$(BIN)/python book/build.py --profile $(PROFILE) $(BOOK_ARGS)
+
+test: $(STAMP) ## run the tests (PYTEST_ARGS="-k spectrum" narrows them)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## style and types: ruff check, ruff format, mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+lock: ## resolve pyproject.toml anew in a clean environment and write requirements.lock
+	@rm -rf _build/lock && $(PYTHON) -m venv _build/lock
+	@_build/lock/bin/python -m pip install -q setuptools -e ".[book,test,eval]"
+	@{ echo "# Exact versions for building the book and for tests; written by 'make lock'."; \
+	   _build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed -E 's/\+[a-z0-9.]+$$//'; } > requirements.lock
+	@rm -rf _build/lock
+
+scene-vlm: $(STAMP) ## train the shipped model again from nothing (resumes if interrupted)
+	@$(BIN)/python -m lofi_core.scene_vlm.train $(TRAIN_ARGS)
+
+clean: ## remove everything that was built, .venv too
+	rm -rf _build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
