@@ -23,7 +23,7 @@ book test: export TOKENIZERS_PARALLELISM ?= false
 .PHONY: help setup book test lint lock scene-vlm clean
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## create .venv from requirements.lock
 
@@ -51,12 +51,15 @@ lint: $(STAMP) ## style and types: ruff check, ruff format, mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-lock: ## resolve pyproject.toml anew in a clean environment and write requirements.lock
+lock: ## write requirements.lock anew from pyproject.toml, keeping the torch it names (TORCH=... changes it)
 	@rm -rf _build/lock && $(PYTHON) -m venv _build/lock
+	@_build/lock/bin/python -m pip install -q "$(or $(TORCH),$(shell grep -E '^torch==' requirements.lock))"
 	@_build/lock/bin/python -m pip install -q setuptools -e ".[book,test,eval]"
+	@# the packages that a CUDA build of torch brings belong to that build, and torch pins them itself
 	@{ echo "# Exact versions for building the book and for tests; written by 'make lock'."; \
-	   _build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed -E 's/\+[a-z0-9.]+$$//'; } > requirements.lock
-	@rm -rf _build/lock
+	   _build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
+	     | sed -E -e '/^(nvidia|cuda)-|^triton/d' -e 's/\+[a-z0-9.]+$$//'; } > _build/requirements.lock
+	@mv _build/requirements.lock requirements.lock && rm -rf _build/lock
 
 scene-vlm: $(STAMP) ## train the shipped model again from nothing (resumes if interrupted)
 	@$(BIN)/python -m lofi_core.scene_vlm.train $(TRAIN_ARGS)
