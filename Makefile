@@ -41,7 +41,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 book: $(STAMP) ## run the notebooks and build the book into _build/html (PROFILE=ci or full)
-	@$(BIN)/python book/build.py --profile $(PROFILE) $(BOOK_ARGS)
+	@$(BIN)/python -m book.build --profile $(PROFILE) $(BOOK_ARGS)
 
 test: $(STAMP) ## run the tests (PYTEST_ARGS="-k spectrum" narrows them)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

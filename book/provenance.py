@@ -1,0 +1,87 @@
+"""Where a built book comes from: commit, date, profile, device, versions; its status page."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from book.execute import ROOT, Record
+
+PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "matplotlib", "jupyter-book")
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """One build of the book."""
+
+    profile: str
+    device: str
+    commit: str
+    date: str
+
+    @classmethod
+    def collect(cls, profile: str, device: str) -> "BuildInfo":
+        """Ask git and the clock; `SOURCE_DATE_EPOCH` replaces the clock."""
+        epoch = os.environ.get("SOURCE_DATE_EPOCH")
+        now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+        return cls(profile, device, commit(ROOT), now.strftime("%Y-%m-%d"))
+
+    @property
+    def footer(self) -> str:
+        """One line for the foot of every page."""
+        return (
+            f"Built from commit {self.commit} on {self.date}, "
+            f"profile {self.profile}, device {self.device}"
+        )
+
+
+def commit(root: Path) -> str:
+    """Return the short commit, marked where the files differ from it; "unknown" without git."""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=-modified", "--abbrev=8"]
+    try:
+        done = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def status_page(info: BuildInfo, records: list[Record]) -> str:
+    """Return the status page in MyST Markdown."""
+    notebooks = [
+        f"| [](../notebooks/{r.path.name}) | {r.seconds:.0f} s | {r.finished.replace('T', ' ')} "
+        f"| {', '.join(f'`{k}={v!r}`' for k, v in r.parameters.items())} |"
+        for r in records
+    ]
+    packages = [f"| {name} | {version(name)} |" for name in PACKAGES]
+    return "\n".join(
+        [
+            "# Status of this build",
+            "",
+            "Notebooks are kept without outputs. Everything shown in this book was computed as",
+            "listed here; a notebook whose code, parameters, library, locked packages and kind of",
+            "device are unchanged keeps the outputs of its last run.",
+            "",
+            "| Commit | Pages built | Profile | Device |",
+            "|:--|:--|:--|:--|",
+            f"| `{info.commit}` | {info.date} | `{info.profile}` | {info.device} |",
+            "",
+            "## Notebooks",
+            "",
+            "| Notebook | Time | Run finished (UTC) | Parameters |",
+            "|:--|--:|:--|:--|",
+            *notebooks,
+            "",
+            "## Environment",
+            "",
+            f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, with "
+            "the packages of `requirements.lock`; among them:",
+            "",
+            "| Package | Version |",
+            "|:--|:--|",
+            *packages,
+            "",
+        ]
+    )
