@@ -1,0 +1,188 @@
+"""Encode a prompt's images once, then drop tokens from everything that has one entry a token.
+
+What is left goes to the model as ``mm_encoder_outputs``: features that the encoder computed, which
+current transformers takes in place of pixels, with as many placeholders in ``input_ids``.
+"""
+
+from collections import UserDict
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from lofi_core.errors import LofiError
+from lofi_core.families import Family, family_of
+from lofi_core.pictures import Picture, choose, locate
+from lofi_core.pruners.base import Pruner
+from lofi_core.report import Report
+from lofi_core.sequences import compact_positions, drop_tokens
+from lofi_core.vision import watching
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["EncodedInputs", "Positions", "PrunedInputs", "encode_inputs"]
+
+Positions = Literal["original", "compact"]
+
+
+class PrunedInputs(UserDict[str, Any]):
+    """Inputs for ``model(**x)`` and ``model.generate(**x)``, with a ``report`` of what was dropped.
+
+    To ask a second question in a cached conversation, prune the longer conversation (the same image
+    keeps the same tokens) and leave out the images, which the cache holds:
+    ``model.generate(**x.continuing(), past_key_values=cache)``.
+    """
+
+    def __init__(self, inputs: Mapping[str, Any], report: Report) -> None:
+        """Hold the inputs, and what was done to them."""
+        super().__init__(inputs)
+        self.report = report
+
+    def __getitem__(self, key: str) -> Any:
+        """Return an input; encoder outputs as copies, because beam search changes them in place."""
+        value = super().__getitem__(key)
+        if key == "mm_encoder_outputs":
+            return {modality: copy(output) for modality, output in value.items()}
+        return value
+
+    def continuing(self) -> dict[str, Any]:
+        """Return the inputs for a model whose cache already holds the images."""
+        return {key: value for key, value in self.items() if key != "mm_encoder_outputs"}
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedInputs:
+    """Inputs whose images went through the encoder, to be pruned in as many ways as you like.
+
+    Parameters
+    ----------
+    model, family, inputs
+        What `encode_inputs` was given.
+    outputs : dict
+        What the encoder returned, by modality.
+    consumed : dict
+        Names of the inputs that the encoder consumed, its pixels first, by modality.
+    pictures : list of Picture
+        All images, then all videos, in the order of the prompts.
+    """
+
+    model: "PreTrainedModel"
+    family: Family
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    consumed: Mapping[str, Sequence[str]]
+    pictures: Sequence[Picture]
+
+    @torch.no_grad()
+    def prune(self, pruner: Pruner, positions: Positions = "original") -> PrunedInputs:
+        """Choose visual tokens and drop the others, see `prune_inputs`."""
+        if positions not in ("original", "compact"):
+            raise LofiError(
+                f"prune_inputs: positions={positions!r}; expected 'original' or 'compact'"
+            )
+        choices = choose(pruner, self.pictures)
+        keep = torch.ones_like(self.inputs["input_ids"], dtype=torch.bool)
+        for choice in choices:
+            picture = choice.picture
+            keep[picture.row, picture.columns] = False
+            keep[picture.row, picture.columns[choice.chosen.to(keep.device)]] = True
+        shorter = self._drop(keep, positions)
+        shorter["mm_encoder_outputs"] = {
+            modality: self.family.rebuild(
+                output, [c for c in choices if c.picture.modality == modality]
+            )
+            for modality, output in self.outputs.items()
+        }
+        return PrunedInputs(shorter, Report([choice.report for choice in choices]))
+
+    def _drop(self, keep: Tensor, positions: Positions) -> dict[str, Any]:
+        """Shorten everything that has one entry a token; leave out what the encoder consumed."""
+        if (
+            keep.all()
+        ):  # Positions are then the model's business: bit for bit what it does unpruned.
+            pixels = {names[0] for names in self.consumed.values()}
+            return {key: value for key, value in self.inputs.items() if key not in pixels}
+        consumed = {name for names in self.consumed.values() for name in names}
+        inputs = {key: value for key, value in self.inputs.items() if key not in consumed}
+        # The mask is never left out: without one, transformers takes gaps in the positions for the
+        # borders of sequences packed into one row.
+        if inputs.get("attention_mask") is None:
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if inputs.get("position_ids") is None:
+            inputs["position_ids"] = self.family.positions(
+                self.model, self.inputs, inputs["attention_mask"]
+            )
+        pad = getattr(self.model.config.get_text_config(), "pad_token_id", None)
+        shorter = drop_tokens(inputs, keep, 0 if pad is None else pad)
+        if positions == "compact":
+            shorter["position_ids"] = compact_positions(
+                shorter["position_ids"], shorter["attention_mask"]
+            )
+        return shorter
+
+
+@torch.no_grad()
+def encode_inputs(
+    model: "PreTrainedModel", inputs: Mapping[str, Any], needs: Sequence[str] = ()
+) -> EncodedInputs:
+    """Run the vision encoder once, to prune its output in several ways.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A vision-language model of a known family, see `lofi_core.families.FAMILIES`.
+    inputs : mapping
+        What its processor returned: ``input_ids``, pixels, and so on.
+    needs : sequence of str
+        Fields of `VisualTokens` to record, beyond ``projected``: the union of the pruners' needs.
+
+    Raises
+    ------
+    LofiError
+        As `prune_inputs`.
+    """
+    family = family_of(model)
+    inputs = dict(inputs.items())
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        raise LofiError(
+            "prune_inputs: inputs without input_ids of shape (B, L); expected what the model's "
+            "processor returns with return_tensors='pt'"
+        )
+    mask = inputs.get("attention_mask")
+    if mask is not None and mask.shape != ids.shape:
+        raise LofiError(
+            f"prune_inputs: attention_mask of shape {tuple(mask.shape)}; expected that of "
+            f"input_ids, {tuple(ids.shape)}: pass the processor's 2-D mask"
+        )
+    names = family.consumed(model, inputs)
+    outputs: dict[str, Any] = {}
+    pictures: list[Picture] = []
+    for modality in ("image", "video"):
+        token_id = getattr(model.config, f"{modality}_token_id", None)
+        slots = (ids == token_id).nonzero() if token_id is not None else ids.new_zeros(0, 2)
+        if modality not in names:
+            if len(slots):
+                raise LofiError(
+                    f"prune_inputs: {len(slots)} {modality} tokens in input_ids but no pixels; "
+                    "expected both, as the processor returns them. For a cached conversation see "
+                    "PrunedInputs.continuing"
+                )
+            continue
+        arguments = {name: inputs[name] for name in names[modality]}
+        with watching(model, family, needs) as found:
+            outputs[modality] = family.encode(model, modality, arguments)
+        features = family.features(model, outputs[modality])
+        layouts = family.layouts(model, modality, arguments, features)
+        known = {name: family.align(model, arguments, found[name]) for name in needs}
+        pictures += locate(modality, slots, features, layouts, known)
+    if not pictures:
+        raise LofiError(
+            "prune_inputs: no image in the prompt: neither pixels nor image tokens in input_ids; "
+            "expected at least one: call the model itself for text alone"
+        )
+    return EncodedInputs(model, family, inputs, outputs, names, pictures)

@@ -1,0 +1,137 @@
+"""Pictures in a prompt: where each image or video stands, and which of its tokens stay."""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lofi_core.errors import LofiError
+from lofi_core.families import Layout
+from lofi_core.pruners.base import Pruner, VisualTokens
+from lofi_core.report import ImageReport
+from lofi_core.spectrum import ipr
+
+__all__ = ["Choice", "Picture", "choose", "locate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One image or video: n features, where their placeholders stand, what the encoder knows."""
+
+    modality: str
+    row: int
+    columns: Tensor  # (n,)
+    features: Tensor  # (n, D)
+    layout: Layout
+    known: Mapping[str, Tensor]  # (N, C) each
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What is left of a picture: indices among its n features, ascending, and their values."""
+
+    picture: Picture
+    chosen: Tensor
+    features: Tensor
+    report: ImageReport
+
+
+def locate(
+    modality: str,
+    slots: Tensor,
+    features: Sequence[Tensor],
+    layouts: Sequence[Layout],
+    known: Mapping[str, Sequence[Tensor]],
+) -> list[Picture]:
+    """Match features with placeholders, (row, column) pairs in ``slots``, in order.
+
+    Raises
+    ------
+    LofiError
+        If there are not as many placeholders as features, if a picture would begin in one row and
+        end in another, or if what was recorded in the encoder does not fit the tokens.
+    """
+    lengths = [len(picture) for picture in features]
+    if sum(lengths) != len(slots):
+        raise LofiError(
+            f"prune_inputs: {len(slots)} {modality} tokens in input_ids, {sum(lengths)} features "
+            f"from the encoder, {lengths}; expected as many: do processor and model belong "
+            "together, and was the prompt cut off?"
+        )
+    pictures = []
+    for i, part in enumerate(slots.split(lengths)):
+        row = int(part[0, 0])
+        if row != int(part[-1, 0]):
+            raise LofiError(
+                f"prune_inputs: the placeholders of {modality} {i} begin in row {row} and end in "
+                f"row {int(part[-1, 0])}; expected one row: give images in the order of the prompts"
+            )
+        facts = {name: values[i] for name, values in known.items() if i < len(values)}
+        for name in known:
+            N, got = len(layouts[i].patches), tuple(facts[name].shape) if name in facts else None
+            if got is None or got[0] != N:
+                raise LofiError(
+                    f"prune_inputs: {name} of shape {got} for a picture of {N} visual tokens; "
+                    "expected one row a token: this family merges or re-arranges its patches, so "
+                    "choose a pruner that does without"
+                )
+        pictures.append(Picture(modality, row, part[:, 1], features[i], layouts[i], facts))
+    return pictures
+
+
+def choose(pruner: Pruner, pictures: Sequence[Picture]) -> list[Choice]:
+    """Let the pruner choose, in one call for all pictures of equal grids and number of tokens."""
+    groups = defaultdict(list)
+    for i, picture in enumerate(pictures):
+        groups[len(picture.layout.patches), picture.layout.grids].append(i)
+    choices: dict[int, Choice] = {}
+    for (_, grids), members in groups.items():
+        group = [pictures[i] for i in members]
+        X = torch.stack([picture.features[picture.layout.patches] for picture in group])
+        tokens = VisualTokens(projected=X, grids=grids, **_stack(group, pruner.needs))
+        start = _clock(X)
+        selection = pruner(tokens)
+        seconds = (_clock(X) - start) / len(group)
+        before = ipr(X).tolist()
+        for b, picture in enumerate(group):
+            kept = selection.kept[b]
+            patches = picture.layout.patches
+            new = X[b, kept] if selection.tokens is None else selection.tokens[b].to(X.dtype)
+            mask = torch.ones(len(picture.features), dtype=torch.bool, device=X.device)
+            mask[patches] = False
+            mask[patches[kept]] = True  # separators stay
+            features = picture.features.index_copy(0, patches[kept], new)[mask]
+            choices[members[b]] = Choice(
+                picture,
+                mask.nonzero()[:, 0],
+                features,
+                ImageReport(
+                    row=picture.row,
+                    modality=picture.modality,
+                    tokens_before=len(picture.features),
+                    tokens_after=len(features),
+                    kept=kept.cpu(),
+                    grids=grids,
+                    ipr_before=before[b],
+                    ipr_after=ipr(new).item(),
+                    seconds=seconds,
+                ),
+            )
+    return [choices[i] for i in range(len(pictures))]
+
+
+def _stack(group: Sequence[Picture], needs: Sequence[str]) -> dict[str, Tensor]:
+    facts = {name: torch.stack([picture.known[name] for picture in group]) for name in needs}
+    if "cls_attention" in facts:
+        facts["cls_attention"] = facts["cls_attention"].mT  # recorded with the tokens as rows
+    return facts
+
+
+def _clock(X: Tensor) -> float:
+    """Read the time when the tokens' device has done its work."""
+    if X.device.type != "cpu":
+        torch.accelerator.synchronize(X.device)
+    return time.perf_counter()

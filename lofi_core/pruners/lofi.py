@@ -1,0 +1,74 @@
+r"""LoFi: keep the visual tokens of highest leverage (arXiv 2503.06794).
+
+    l_i = ||U_k[i, :]||^2,    X = U diag(s) V^T,    S = the m tokens of highest l_i, in their order
+
+The paper's summary fixes the score, not the rank, the centring, nor where X is read; each is a
+parameter here, and its default is our choice:
+
+* ``rank=EnergyRank(0.9)``: as many directions as hold 90 % of the energy, image by image. With a
+  full rank every score would be 1.
+* ``center=True``: visual tokens share a large mean, which alone can hold most of the energy and
+  then decides the rank; about the mean, the rule measures what tells tokens apart.
+* ``site="projector"``: what the language model receives.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, SupportsIndex
+
+from torch import Tensor
+
+from lofi_core.errors import LofiError
+from lofi_core.leverage import leverage_scores
+from lofi_core.pruners.base import ScorePruner, VisualTokens
+from lofi_core.ranks import EnergyRank, RankRule
+
+__all__ = ["LoFi"]
+
+_NINE_TENTHS = EnergyRank(0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoFi(ScorePruner, name="lofi"):
+    """Keep the tokens of highest leverage.
+
+    Parameters
+    ----------
+    keep : float in (0, 1] or IPRBudget
+        A fraction, or ``IPRBudget(eps=0.1)`` for as many tokens as each image's IPR needs.
+    rank : int or RankRule
+        The rank k of the leverage scores, see `lofi_core.leverage.leverage_scores`.
+    center : bool
+        Subtract the mean token first.
+    site : {"projector", "encoder"}
+        Read the tokens as the language model or as the projector receives them.
+    method : {"gram", "svd"}
+        How leverage is computed: both are exact to float32 rounding, "gram" is faster.
+
+    Examples
+    --------
+    >>> import torch
+    >>> X = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [1.0, 0.0], [1.0, 0.1]]])
+    >>> LoFi(keep=0.5, rank=2, center=False)(VisualTokens(X)).kept
+    (tensor([1, 3]),)
+    """
+
+    rank: SupportsIndex | RankRule = _NINE_TENTHS
+    center: bool = True
+    site: Literal["projector", "encoder"] = "projector"
+    method: Literal["gram", "svd"] = "gram"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown site."""
+        super().__post_init__()
+        if self.site not in ("projector", "encoder"):
+            raise LofiError(f"LoFi: site={self.site!r}; expected 'projector' or 'encoder'")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """``encoded``, if the tokens are read before the projector."""
+        return ("encoded",) if self.site == "encoder" else ()
+
+    def scores(self, tokens: VisualTokens) -> Tensor:
+        """Leverage at rank k, shape (B, N), in [0, 1]."""
+        X = tokens.projected if self.site == "projector" else tokens.require("encoded", "LoFi")
+        return leverage_scores(X, self.rank, self.method, self.center)
