@@ -1,0 +1,122 @@
+"""Stage 2: the projector and the language model learn to answer, all questions of an image at once.
+
+The questions of an image are packed behind one copy of it.  A block mask hides them from each
+other and every question's positions restart after the image, so that each sees exactly what it
+would see alone; the image is paid for once instead of seven times.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from lofi_core.scene_vlm.build import tokenizer
+from lofi_core.scenes import Question, SceneVQA
+
+PREFIX = "USER: <image>\n"
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Token ids, positions, labels (B, L), attention mask (B, 1, L, L) and features (B, N, C)."""
+
+    ids: Tensor
+    positions: Tensor
+    labels: Tensor
+    mask: Tensor
+    features: Tensor
+
+
+def pack(scenes: list[tuple[Question, ...]], image_tokens: int) -> tuple[Tensor, ...]:
+    """Pack each scene's questions behind one image.
+
+    Returns ids, positions and labels (B, L) and the boolean attention mask (B, 1, L, L).
+    Only the answer and the ``</s>`` after it are labelled.
+    """
+    tok = tokenizer()
+    prefix = tok(PREFIX.replace("<image>", "<image>" * image_tokens))["input_ids"]
+    rows = []
+    for questions in scenes:
+        ids, positions, block, labels = [*prefix], [*range(len(prefix))], [0] * len(prefix), []
+        labels += [IGNORE] * len(prefix)
+        for number, q in enumerate(questions, start=1):
+            asked = tok(f"{q.text} ASSISTANT:", add_special_tokens=False)["input_ids"]
+            answer = tok(f"{q.answer}</s>", add_special_tokens=False)["input_ids"]
+            ids += asked + answer
+            labels += [IGNORE] * (len(asked) - 1) + answer + [IGNORE]  # predicted one step ahead
+            block += [number] * (len(asked) + len(answer))
+            positions += range(len(prefix), len(prefix) + len(asked) + len(answer))
+        rows.append((ids, positions, labels, block))
+    length = max(len(row[0]) for row in rows)
+
+    def padded(column: int, fill: int) -> Tensor:
+        return torch.tensor([row[column] + [fill] * (length - len(row[column])) for row in rows])
+
+    block_of = padded(3, -1)
+    same = (block_of[:, None, :] == 0) | (block_of[:, None, :] == block_of[:, :, None])
+    mask = same & torch.ones(length, length, dtype=torch.bool).tril()
+    return padded(0, int(tok.pad_token_id)), padded(1, 0), padded(2, IGNORE), mask[:, None]
+
+
+class LanguageData:
+    """Batches of packed questions over image features that are computed once.
+
+    Parameters
+    ----------
+    data, n : SceneVQA, int
+        The first ``n`` scenes of ``data``; the features of all are kept in half precision.
+    model : LlavaForConditionalGeneration
+        Its frozen vision tower makes the features.
+    pixels : callable
+        Indices (b,) -> images (b, 3, S, S) on the model's device.
+    """
+
+    def __init__(
+        self,
+        data: SceneVQA,
+        n: int,
+        model: LlavaForConditionalGeneration,
+        pixels: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.data, self.device = data, model.device
+        layer = model.config.vision_feature_layer
+        tower = model.model.vision_tower
+        chunks = []
+        for index in torch.arange(n).split(128):
+            with torch.no_grad():
+                hidden = tower(pixels(index), output_hidden_states=True).hidden_states[layer]
+            chunks.append(hidden[:, 1:].half().cpu())
+        self.features = torch.cat(chunks)  # (n, N, C)
+
+    def batch(self, index: Tensor, draw: int) -> Packed:
+        """The scenes of ``index`` with the ``draw``-th draw of their questions."""
+        data = SceneVQA(self.data.split, self.data.seed, draw)
+        questions = [data.describe(i)[1] for i in index.tolist()]
+        parts = pack(questions, self.features.shape[1])
+        ids, positions, labels, mask = (p.to(self.device) for p in parts)
+        features = self.features[index].to(self.device).float()
+        return Packed(ids, positions, labels, mask, features)
+
+
+def language_loss(
+    model: LlavaForConditionalGeneration, batch: Packed
+) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy of the labelled tokens, and the accuracy of the answers."""
+    embeds = model.get_input_embeddings()(batch.ids)
+    images = model.model.multi_modal_projector(batch.features).to(embeds.dtype)
+    embeds = embeds.masked_scatter((batch.ids == model.config.image_token_id)[..., None], images)
+    hidden = model.model.language_model(
+        inputs_embeds=embeds,
+        attention_mask=batch.mask,
+        position_ids=batch.positions,
+        use_cache=False,
+    ).last_hidden_state
+    asked = batch.labels != IGNORE
+    logits, labels = model.lm_head(hidden[asked]).float(), batch.labels[asked]
+    answers = labels != model.config.eos_token_id
+    right = (logits.argmax(-1) == labels)[answers]
+    return F.cross_entropy(logits, labels), {"accuracy": right.float().mean().item()}
