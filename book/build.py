@@ -117,7 +117,12 @@ def build_html(info: BuildInfo) -> int:
     program = Path(sys.executable).parent / "jupyter-book"
     command: list[str | Path] = [program, "build", STAGE, "--path-output", ROOT]
     command += ["-W", "--keep-going", "--builder", "html"]
-    environment = {**os.environ, "BOOK_FOOTER": info.footer, "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "BOOK_FOOTER": info.footer,
+        "PYTHONPATH": str(ROOT),
+        "NO_COLOR": "1",
+    }
     print("pages: jupyter-book", flush=True)
     result = subprocess.run(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -2,7 +2,7 @@
 
 Repository, edit and Colab buttons need the address of the repository: `BOOK_REPO_URL`, or else the
 remote "origin", or else there are no buttons (a dead button is worse than none). The foot of each
-page is the line in `BOOK_FOOTER`.
+page is the line in `BOOK_FOOTER`. And bars in docstrings are absolute values.
 """
 
 import html
@@ -11,12 +11,14 @@ import re
 import subprocess
 from typing import Any
 
+LITERAL = re.compile(r"(``.*?``)")
 BUTTONS = ("use_repository_button", "use_issues_button", "use_edit_page_button")
 
 
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("config-inited", configure)
+    app.connect("autodoc-process-docstring", escape_bars)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -31,6 +33,14 @@ def configure(app: Any, config: Any) -> None:
     if url.startswith("https://github.com/"):
         options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
     options["extra_footer"] = f"<p>{html.escape(os.environ.get('BOOK_FOOTER', ''))}</p>"
+
+
+def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep |x| in docstrings an absolute value: reStructuredText has another use for bars."""
+    for i, line in enumerate(lines):
+        parts = LITERAL.split(line)
+        parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+        lines[i] = "".join(parts)
 
 
 def repository_url(folder: str) -> str:
