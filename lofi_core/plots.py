@@ -28,7 +28,7 @@ METHOD_COLORS: dict[str, str] = {
     "full": INK,
     "lofi": _BLUE,
     "anti-lofi": _SKY,
-    **dict.fromkeys(("random", "uniform", "norm"), _GREY),
+    **dict.fromkeys(("random", "uniform", "norm", "pool"), _GREY),
     **dict.fromkeys(("fastervlm", "visionzip", "vispruner", "hired", "prumerge"), _ORANGE),
     **dict.fromkeys(("fastv", "pyramiddrop", "sparsevlm"), _RED),
     **dict.fromkeys(("divprune", "dart", "cdpruner"), _GREEN),

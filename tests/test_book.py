@@ -1,0 +1,285 @@
+"""The book's pipeline, and the pages it built.
+
+The gates are tested on notebooks made here. The pages are tested where `make book` has left a site
+in _build/html, and opened in a browser where there is a Chromium.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from book import execute, gates
+from book.build import toc_notebooks
+from book.provenance import BuildInfo, status_page
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "_build" / "html"
+WIDTHS = (1280, 390)
+PARAMETERS = new_code_cell("profile = 'ci'\nseed = 0", metadata={"tags": ["parameters"]})
+FIGURE = {"figure": {"caption": "Two lines.", "name": "fig-two"}, "image": {"alt": "Two lines."}}
+
+
+def notebook_of(*cells: NotebookNode) -> NotebookNode:
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return new_notebook(cells=list(cells), metadata={"kernelspec": kernel})
+
+
+def written(folder: Path, *sources: str) -> Path:
+    """A notebook file with a parameters cell and the given code cells."""
+    path = folder / "01-trial.ipynb"
+    nbformat.write(notebook_of(PARAMETERS, *map(new_code_cell, sources)), path)
+    return path
+
+
+def ran(source: str = "1", outputs: list[NotebookNode] | None = None, **metadata) -> NotebookNode:
+    return new_code_cell(source, outputs=outputs or [], execution_count=1, metadata=metadata)
+
+
+def picture(mime: str = "image/png", data: str = "iVBO") -> NotebookNode:
+    return new_output("display_data", data={mime: data})
+
+
+# Profiles and parameters
+
+
+def test_a_parameter_that_the_notebook_does_not_declare_fails(tmp_path: Path) -> None:
+    path = written(tmp_path, "1")
+    with pytest.raises(execute.Failed, match="parameter sead of the profile is not declared"):
+        execute.changed_parameters(path, {"profile": "ci", "sead": 1})
+
+
+def test_only_parameters_with_another_value_are_injected(tmp_path: Path) -> None:
+    path = written(tmp_path, "1")
+    assert execute.changed_parameters(path, {"profile": "ci", "seed": 0}) == {}
+    assert execute.changed_parameters(path, {"profile": "ci", "seed": 3}) == {"seed": 3}
+
+
+@pytest.mark.parametrize("name", ["ci", "full"])
+def test_profiles_say_their_name(name: str) -> None:
+    profile = execute.load_profile(name)
+    assert profile.parameters["profile"] == name and profile.timeout > 0
+
+
+def test_an_unknown_profile_lists_those_that_exist() -> None:
+    with pytest.raises(SystemExit, match="no profile 'fast'; there are: ci, full"):
+        execute.load_profile("fast")
+
+
+# The cache
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    (tmp_path / "lofi_core" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "lofi_core" / "spectrum.py").write_text("a = 1")
+    (tmp_path / "requirements.lock").write_text("torch==1")
+    return tmp_path
+
+
+def test_cache_key_covers_all_that_decides_a_result(library: Path) -> None:
+    def key(source: str = "1", seed: int = 0, device: str = "cpu") -> str:
+        notebook = notebook_of(new_code_cell(source))
+        return execute.cache_key(notebook, {"seed": seed}, device, root=library)
+
+    keys = [key(), key(source="2"), key(seed=1), key(device="a GPU")]
+    for name in ("lofi_core/spectrum.py", "lofi_core/new.safetensors", "requirements.lock"):
+        (library / name).write_text(f"changed {name}")
+        keys.append(key())
+    assert len(set(keys)) == len(keys)
+
+
+def test_cache_key_ignores_text_and_compiled_files(library: Path) -> None:
+    code, text = new_code_cell("1"), new_markdown_cell("words")
+    before = execute.cache_key(notebook_of(code), {}, "cpu", root=library)
+    (library / "lofi_core" / "__pycache__" / "x.pyc").write_text("x")
+    assert execute.cache_key(notebook_of(text, code), {}, "cpu", root=library) == before
+
+
+def test_outputs_are_put_beside_newer_text_and_injected_values_stay() -> None:
+    injected = ran("seed = 3", tags=["injected-parameters"])
+    done = notebook_of(PARAMETERS, injected, ran("1", [new_output("stream", text="one")]))
+    done.metadata.papermill = {"duration": 1.0}
+    newer = notebook_of(new_markdown_cell("new words"), PARAMETERS, new_code_cell("1"))
+    cells = execute.with_outputs(newer, done).cells
+    assert [c.source for c in cells] == ["new words", PARAMETERS.source, "seed = 3", "1"]
+    assert cells[2].metadata.tags == ["hide-input"]
+    assert cells[3].outputs[0].text == "one" and cells[3].execution_count == 1
+
+
+# Failing notebooks; these start a kernel
+
+
+@pytest.mark.slow
+def test_a_failing_notebook_is_named_with_cell_and_error_and_kept(tmp_path: Path) -> None:
+    path = written(tmp_path, "print('so far')", "values = []\nvalues[3]")
+    partial = tmp_path / "out" / path.name
+    with pytest.raises(execute.Failed) as caught:
+        execute.execute(path, partial, {}, timeout=120)
+    lines = str(caught.value).splitlines()
+    assert len(lines) <= 5
+    assert "code cell 3" in lines[1]
+    assert "values[3]" in lines[2]
+    assert lines[-1].strip() == "IndexError: list index out of range"
+    assert "so far" in partial.read_text()
+
+
+@pytest.mark.slow
+def test_a_cell_that_takes_too_long_fails(tmp_path: Path) -> None:
+    path = written(tmp_path, "import time\ntime.sleep(600)")
+    with pytest.raises(execute.Failed, match="Timeout"):
+        execute.execute(path, tmp_path / "out" / path.name, {}, timeout=3)
+
+
+# Gates
+
+
+def test_gates_pass_a_sound_notebook() -> None:
+    cells = [new_markdown_cell("words"), ran(), ran("plot()", [picture()], mystnb=FIGURE)]
+    assert gates.check(notebook_of(*cells)) == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        (new_code_cell("x"), "was not executed"),
+        (ran("x", [new_output("error", ename="E", evalue="v", traceback=[])]), "ended in E: v"),
+        (ran("x", [new_output("stream", name="stderr", text="careful")]), "stderr: careful"),
+        (ran("x", [picture(gates.WIDGET, "")]), "widget that a static page"),
+        (ran("x", [picture()]), "figure without caption"),
+        (ran("x", [picture("image/svg+xml")], mystnb={"image": {"alt": "a"}}), "without name"),
+        (ran("x", [picture()], mystnb={"figure": FIGURE["figure"]}), "without alt"),
+        (ran("x", [picture("text/html", '<div class="scrubber">')]), "without caption"),
+        (ran("x", [picture(), picture()], mystnb=FIGURE), "2 outputs under one caption"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_gates_name_the_cell_and_the_broken_rule(cell: NotebookNode, problem: str) -> None:
+    found = gates.check(notebook_of(ran(), cell))
+    assert any(problem in line and line.startswith("code cell 2 (x)") for line in found)
+
+
+def test_gates_find_a_figure_name_used_twice() -> None:
+    cells = [ran("plot()", [picture()], mystnb=FIGURE) for _ in range(2)]
+    assert any("used twice" in line for line in gates.check(notebook_of(*cells)))
+
+
+def test_static_page_keeps_html_and_drops_widgets() -> None:
+    both = new_output("display_data", data={gates.WIDGET: {}, "text/html": "<b>frames</b>"})
+    notebook = notebook_of(ran("x", [both]))
+    notebook.metadata.widgets = {"state": {}}
+    page = gates.for_static_page(notebook)
+    assert page.cells[0].outputs[0].data == {"text/html": "<b>frames</b>"}
+    assert "widgets" not in page.metadata and "widgets" in notebook.metadata
+
+
+# Table of contents, status page, addresses
+
+
+def test_every_file_of_the_table_of_contents_exists() -> None:
+    names = [path.name for path in toc_notebooks(ROOT / "_toc.yml")]
+    assert names == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_status_page_lists_notebooks_versions_and_commit() -> None:
+    record = execute.Record(Path("01-trial.ipynb"), {"seed": 3}, 12.4, "2026-01-02T03:04Z", False)
+    text = status_page(BuildInfo("ci", "cpu", "abc1234", "2026-01-05"), [record])
+    for part in ("(../notebooks/01-trial.ipynb)", "12 s", "seed=3", "abc1234", "| torch |", "cpu"):
+        assert part in text
+
+
+# The built site
+
+
+@pytest.fixture(scope="module")
+def site() -> Path:
+    if not (SITE / "index.html").exists():
+        pytest.skip("no built site in _build/html: run `make book` first")
+    return SITE
+
+
+def html_files(site: Path) -> list[Path]:
+    return sorted(p for p in site.rglob("*.html") if "_static" not in p.parts)
+
+
+def test_internal_links_lead_somewhere_and_images_are_described(site: Path) -> None:
+    from tests.site import Links
+
+    pages = {path: Links(path.read_text()) for path in html_files(site)}
+    broken, undescribed = [], []
+    for path, links in pages.items():
+        undescribed += [f"{path.name}: {src}" for src in links.undescribed]
+        for target in links.targets:
+            url = urlsplit(target)
+            if url.scheme or url.netloc:
+                continue
+            there = (path.parent / unquote(url.path)).resolve() if url.path else path
+            anchor = unquote(url.fragment)
+            if not there.exists() or (
+                anchor and there in pages and anchor not in pages[there].anchors
+            ):
+                broken.append(f"{path.name}: {target}")
+    assert not broken
+    assert not undescribed
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    program = (
+        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    )
+    if not program:
+        pytest.skip("no Chromium on this machine: the built pages were not looked at")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        opened = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield opened
+        opened.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_every_page_reads_well_wide_and_narrow(site: Path, browser) -> None:
+    from tests.site import Visit, serve
+
+    problems = []
+    with serve(site) as base:
+        for path in html_files(site):
+            for width in WIDTHS:
+                name = path.relative_to(site).as_posix()
+                visit = Visit(browser, base, name, width)
+                problems += [f"{name} at {width} px: {what}" for what in visit.problems()]
+                visit.page.close()
+    assert not problems
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_scrubbers_move_by_keyboard_and_play(site: Path, browser) -> None:
+    from tests.site import Visit, serve
+
+    name = next((p for p in html_files(site) if 'class="scrubber"' in p.read_text()), None)
+    if name is None:
+        pytest.skip("no page of the built site has a scrubber")
+    with serve(site) as base:
+        page = Visit(browser, base, name.relative_to(site).as_posix(), WIDTHS[0]).page
+        root = page.locator(".scrubber").first
+        shown = root.locator(".scrubber-frame:not([hidden])")
+        first, said = shown.inner_html(), root.locator("output").inner_text()
+        root.locator("input").focus()
+        page.keyboard.press("ArrowRight")
+        assert root.locator("output").inner_text() != said
+        assert shown.count() == 1 and shown.inner_html() != first
+        root.locator("button").click()
+        page.wait_for_function(
+            "([root, before]) => root.querySelector('input').value !== before",
+            arg=[root.element_handle(), root.locator("input").input_value()],
+        )
+        page.close()
