@@ -127,6 +127,11 @@ def pruning(
                 "positions='compact': without one, transformers mistakes gaps for packed sequences"
             )
         pruned = prune(named)
+        if not pruned.get("attention_mask", torch.ones(1, 1))[:, -1].all():
+            raise LofiError(
+                "pruning: generate on prompts padded on the right; expected them padded on the "
+                "left, or answers would follow the padding: tokenise with padding_side='left'"
+            )
         dropped = named["input_ids"].shape[1] - pruned["input_ids"].shape[1]
         for limit in ("max_length", "min_length"):  # they count the prompt
             if pruned.get(limit) is not None:

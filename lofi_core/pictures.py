@@ -69,15 +69,15 @@ def locate(
                 f"prune_inputs: the placeholders of {modality} {i} begin in row {row} and end in "
                 f"row {int(part[-1, 0])}; expected one row: give images in the order of the prompts"
             )
-        facts = {name: values[i] for name, values in known.items() if i < len(values)}
-        for name in known:
-            N, got = len(layouts[i].patches), tuple(facts[name].shape) if name in facts else None
-            if got is None or got[0] != N:
+        N = len(layouts[i].patches)
+        for name, values in known.items():
+            if len(values) != len(features) or values[i].ndim != 2 or len(values[i]) != N:
                 raise LofiError(
-                    f"prune_inputs: {name} of shape {got} for a picture of {N} visual tokens; "
-                    "expected one row a token: this family merges or re-arranges its patches, so "
-                    "choose a pruner that does without"
+                    f"prune_inputs: the pruner needs {name}, one row for each of {N} tokens; the "
+                    f"encoder gave {[tuple(x.shape) for x in values]}, since this model merges or "
+                    "resizes patches: choose a pruner that does without"
                 )
+        facts = {name: values[i] for name, values in known.items()}
         pictures.append(Picture(modality, row, part[:, 1], features[i], layouts[i], facts))
     return pictures
 

@@ -54,7 +54,13 @@ def _watch_encoded(model: "PreTrainedModel", family: Family, found: Found) -> li
     def keep_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         found["encoded"] = args[0]
 
-    return [model.base_model.get_submodule(family.projector).register_forward_pre_hook(keep_input)]
+    if family.projector is None:
+        raise LofiError(
+            "prune_inputs: the pruner needs encoded, but this family's projector merges patches; "
+            "expected features one a token: choose a pruner that reads them after the projector"
+        )
+    projector = model.base_model.get_submodule(family.projector)
+    return [projector.register_forward_pre_hook(keep_input)]
 
 
 def _watch_cls_attention(

@@ -30,6 +30,10 @@ def masked_logits(model: Any, inputs: dict[str, Any], kept: Tensor) -> Tensor:
         model(**inputs, use_cache=False)
     finally:
         handle.remove()
+    if seen["position_ids"] is None or seen["position_ids"].ndim == 2:
+        # The model counts padding, too. RoPE minds by its rounding only: count as generate does.
+        mask = inputs["attention_mask"]
+        seen["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     masks = seen["attention_mask"]
     if isinstance(masks, dict):
         seen["attention_mask"] = {k: _hide(m, inputs, kept, model.dtype) for k, m in masks.items()}

@@ -1,6 +1,8 @@
 """The contract of pruned inputs, for every model family, on tiny models with random weights."""
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from tiny import FAMILIES, IMAGE, PAD, Row
 from torch import Tensor
 
 from lofi_core.errors import LofiError
+from lofi_core.families import FAMILIES as LIBRARY
+from lofi_core.families import UNFIT
 from lofi_core.models import encode_inputs, prune_inputs, pruning
 from lofi_core.pruners import IPRBudget, LoFi, Pruner, Random, Selection, VisualTokens
 
@@ -309,6 +313,8 @@ def test_context_details() -> None:
             model(input_ids=inputs["input_ids"])
         with pytest.raises(LofiError, match="no image"):
             model(input_ids=torch.tensor([[5, 6]]))
+        with pytest.raises(LofiError, match="padding_side='left'"):
+            model.generate(**setup("llava", "right")[1], max_new_tokens=2)
     with pruning(model, LoFi(keep=0.5), "compact"):
         out = model.generate(**inputs, use_cache=False, max_new_tokens=2, do_sample=False)
         assert torch.equal(out, model.generate(**inputs, max_new_tokens=2, do_sample=False))
@@ -446,7 +452,7 @@ def test_eager_and_sdpa_agree(family: str) -> None:
 
 
 @pytest.mark.slow
-@families
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_compiled_language_model(family: str) -> None:
     model, inputs = setup(family)
     pruned = prune_inputs(model, inputs, LoFi(keep=0.5))
@@ -456,6 +462,31 @@ def test_compiled_language_model(family: str) -> None:
         language_model(compiled).forward, backend="aot_eager"
     )
     torch.testing.assert_close(compiled(**pruned).logits, expected, rtol=0, atol=1e-5)
+
+
+@families
+def test_chunked_prefill(family: str) -> None:
+    model, inputs = setup(family, "two")
+    pruned = prune_inputs(model, inputs, LoFi(keep=0.5))
+    options = dict(max_new_tokens=4, do_sample=False)
+    chunked = model.generate(**pruned, **options, prefill_chunk_size=16)
+    assert torch.equal(chunked, model.generate(**pruned, **options))
+
+
+def test_offloaded_model(tmp_path: Path) -> None:
+    """Weights on disk, hooks in every module: the path assumes no device of the model."""
+    accelerate = pytest.importorskip("accelerate")
+    plain, inputs = setup("llava_next", "left")
+    model = copy.deepcopy(plain)
+    expected = plain(**prune_inputs(plain, inputs, LoFi(keep=0.5))).logits
+    accelerate.disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
+    assert next(model.parameters()).device.type == "meta"
+    pruned = prune_inputs(model, inputs, LoFi(keep=0.5))
+    torch.testing.assert_close(model(**pruned).logits, expected, rtol=0, atol=1e-6)
+    hooked = model.forward
+    with pruning(model, LoFi(keep=0.5)):
+        torch.testing.assert_close(model(**inputs).logits, expected, rtol=0, atol=1e-6)
+    assert model.forward is hooked
 
 
 # What pruners see
@@ -481,10 +512,10 @@ def test_pruners_see_what_the_language_model_gets(family: str) -> None:
         hook.remove()
     prune_inputs(model, inputs, Spy())
     visual = embeds[0][0][inputs["input_ids"][0] >= IMAGE]
-    halves = visual.chunk(2)
-    places = FAMILIES[family].patches(len(halves[0]))
     got = torch.cat([tokens.projected for tokens in seen])
-    want = torch.stack([half[places] for half in halves])
+    parts = visual.chunk(len(got))
+    places = FAMILIES[family].patches(len(parts[0]))
+    want = torch.stack([part[places] for part in parts])
     torch.testing.assert_close(got.flatten(), want.flatten(), rtol=0, atol=0)
 
 
@@ -504,6 +535,35 @@ def test_encoder_facts() -> None:
     assert not attention.q_proj._forward_hooks and not attention.k_proj._forward_hooks
     site = prune_inputs(model, inputs, LoFi(keep=0.5, site="encoder"))
     assert site.report.images[0].tokens_after == 18
+
+
+ONE_TO_ONE = ["llava", "vipllava", "llava_next", "internvl", "idefics3", "smolvlm", "paligemma"]
+
+
+@pytest.mark.parametrize("family", ONE_TO_ONE)
+def test_encoder_features_are_the_tokens_before_projection(family: str) -> None:
+    """Also where crops are put together: what was recorded, projected, is what arrives."""
+    layout = "unequal" if "b" in FAMILIES[family].kinds else "two"
+    model, inputs = setup(family, layout)
+    projector = model.base_model.get_submodule(LIBRARY[family].projector)
+    for picture in encode_inputs(model, inputs, ("encoded",)).pictures:
+        projected = projector(picture.known["encoded"])
+        want = picture.features[picture.layout.patches]
+        torch.testing.assert_close(projected, want, rtol=0, atol=1e-5)
+
+
+def test_cls_attention_follows_the_crops() -> None:
+    """LLaVA-NeXT: the overview's attention comes first, and every crop patch has its own."""
+    model, inputs = setup("llava_next", "two")
+    eager = FAMILIES["llava_next"].model(attention="eager").base_model.vision_tower
+    crops = inputs["pixel_values"][:, :3].flatten(0, 1)
+    attention = eager(crops, output_attentions=True).attentions[-2][:, :, 0, 1:]  # (6, H, 36)
+    for i, picture in enumerate(encode_inputs(model, inputs, ("cls_attention",)).pictures):
+        got = picture.known["cls_attention"].mT
+        overview, left, right = attention[3 * i : 3 * i + 3].unflatten(-1, (6, 6))
+        joined = torch.cat((left, right), -1).flatten(1)
+        want = torch.cat((overview.flatten(1), joined), -1)
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
 
 
 def test_encode_once_prune_often() -> None:
@@ -571,6 +631,65 @@ class Needy(Random):
     @property
     def needs(self) -> tuple[str, ...]:
         return self.wants
+
+
+NO_CLS = ["llava_onevision", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm", "gemma3", "mistral3"]
+MERGED = [
+    "llava_onevision",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "gemma3",
+    "mistral3",
+    "aya_vision",
+]
+
+
+@pytest.mark.parametrize("family", NO_CLS)
+def test_encoders_without_cls_token(family: str) -> None:
+    model, inputs = setup(family)
+    with pytest.raises(LofiError, match="has no CLS token"):
+        prune_inputs(model, inputs, Needy())
+    assert prune_inputs(model, inputs, LoFi()).report.images  # no hook is left behind
+
+
+@pytest.mark.parametrize("family", MERGED)
+def test_encoders_whose_patches_are_no_tokens(family: str) -> None:
+    model, inputs = setup(family)
+    with pytest.raises(LofiError, match="merges"):
+        prune_inputs(model, inputs, LoFi(site="encoder"))
+
+
+def test_families_that_cannot_be_pruned() -> None:
+    model, inputs = setup("llava")
+    for kind, reason in UNFIT.items():
+        unfit = copy.copy(model)
+        unfit.config = copy.copy(model.config)
+        unfit.config.model_type = kind
+        with pytest.raises(LofiError, match=re.escape(reason)):
+            prune_inputs(unfit, inputs, LoFi())
+
+    class Old(type(model)):  # type: ignore[misc]
+        def forward(self, input_ids: Any = None, pixel_values: Any = None) -> None: ...
+
+    old = copy.copy(model)
+    old.__class__ = Old
+    with pytest.raises(LofiError, match=r"transformers >= 5\.20"):
+        prune_inputs(old, inputs, LoFi())
+
+
+def test_missing_fields_of_a_family() -> None:
+    model, inputs = setup("qwen2_5_vl")
+    with pytest.raises(LofiError, match="mm_token_type_ids"):
+        prune_inputs(model, {k: v for k, v in inputs.items() if k != "mm_token_type_ids"}, LoFi())
+    other, pixels = setup("llava_next", "one")
+    assert other is not model
+    with pytest.raises(LofiError, match="belong together"):  # LLaVA's prompt, LLaVA-NeXT's pixels
+        prune_inputs(
+            other,
+            pixels | {"input_ids": setup("llava")[1]["input_ids"], "attention_mask": None},
+            LoFi(),
+        )
 
 
 def test_needs_that_cannot_be_met() -> None:

@@ -5,7 +5,7 @@ A prompt is described by rows of segments: a number stands for that many random 
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers as hf
@@ -46,8 +46,8 @@ class Tiny:
     def config(self) -> Any:
         raise NotImplementedError
 
-    def tokens(self, kind: str) -> list[int]:
-        """What stands in the prompt for a picture."""
+    def tokens(self, kind: str, count: int) -> list[int]:
+        """What stands in the prompt for a picture, if the row has ``count`` images."""
         return [IMAGE] * 36
 
     def patches(self, n: int) -> list[int]:
@@ -78,14 +78,14 @@ class Tiny:
         prompts, pixels = [], []
         for row, seed in zip(rows, seeds or range(len(rows)), strict=True):
             g = torch.Generator().manual_seed(seed)
+            kinds = [segment for segment in row if isinstance(segment, str)]
             ids: list[int] = []
             for segment in row:
                 if isinstance(segment, int):
                     ids += torch.randint(3, 100, (segment,), generator=g).tolist()
                 else:
-                    ids += self.tokens(segment)
+                    ids += self.tokens(segment, sum(kind != "v" for kind in kinds))
             prompts.append(ids)
-            kinds = [segment for segment in row if isinstance(segment, str)]
             pixels.append(self.pixels(kinds, g) if kinds else {})
         width = max(map(len, prompts))
         full, mask = [], []
@@ -108,6 +108,7 @@ def _model(family: type[Tiny], dtype: torch.dtype, attention: str) -> Any:
         if parameter.ndim > 1:
             fan_in = parameter[0].numel()
             parameter.data = torch.randn(parameter.shape, generator=g) * (1.5 / fan_in**0.5)
+    model.get_output_embeddings().weight.data[IMAGE:] = 0  # answers hold no placeholders
     model.generation_config.eos_token_id = None  # run on to the last token asked for
     model.generation_config.pad_token_id = PAD
     return model.to(dtype)
@@ -122,6 +123,304 @@ class Llava(Tiny):
         )
 
 
+class VipLlava(Tiny):
+    def config(self) -> Any:
+        return hf.VipLlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**VISION, projection_dim=16),
+            text_config=hf.LlamaConfig(**TEXT),
+            image_token_id=IMAGE,
+            vision_feature_layer=(-2, 1),
+        )
+
+
+class LlavaNext(Tiny):
+    """Images of 24 x 48 and, with padding to cut off, 40 x 48; crops of 24 x 24."""
+
+    kinds = ("a", "b")
+    shapes: ClassVar = {"a": (24, 48), "b": (40, 48)}
+    crops: ClassVar = {"a": 3, "b": 5}
+    rows: ClassVar = {"a": (6, 12), "b": (10, 12)}
+
+    def config(self) -> Any:
+        return hf.LlavaNextConfig(
+            vision_config=hf.CLIPVisionConfig(**VISION, projection_dim=16),
+            text_config=hf.LlamaConfig(**TEXT),
+            image_token_id=IMAGE,
+            image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
+        )
+
+    def tokens(self, kind: str, count: int) -> list[int]:
+        h, w = self.rows[kind]
+        return [IMAGE] * (36 + h * (w + 1))
+
+    def patches(self, n: int) -> list[int]:
+        return [i for i in range(n) if i < 36 or (i - 36) % 13 != 12]
+
+    def pixels(self, kinds: list[str], g: torch.Generator) -> dict[str, Tensor]:
+        values = torch.zeros(len(kinds), 5, 3, 24, 24)
+        for i, kind in enumerate(kinds):
+            values[i, : self.crops[kind]] = torch.randn(self.crops[kind], 3, 24, 24, generator=g)
+        return {
+            "pixel_values": values,
+            "image_sizes": torch.tensor([self.shapes[k] for k in kinds]),
+        }
+
+
+class LlavaOnevision(LlavaNext):
+    """Anyres for a row's only image; one crop for each of several; four frames a video."""
+
+    kinds = ("a", "b", "v")
+
+    def config(self) -> Any:
+        return hf.LlavaOnevisionConfig(
+            vision_config=hf.SiglipVisionConfig(**VISION),
+            text_config=hf.Qwen2Config(**TEXT),
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
+        )
+
+    def tokens(self, kind: str, count: int) -> list[int]:
+        if kind == "v":
+            return [VIDEO] * (4 * 9 + 1)
+        return super().tokens(kind, count) if count == 1 else [IMAGE] * 37
+
+    def patches(self, n: int) -> list[int]:
+        return list(range(36)) if n == 37 else super().patches(n)
+
+    def pixels(self, kinds: list[str], g: torch.Generator) -> dict[str, Tensor]:
+        images, videos = [k for k in kinds if k != "v"], kinds.count("v")
+        out = super().pixels(images, g) if images else {}
+        out["batch_num_images"] = torch.tensor([len(images)])
+        if videos:
+            out["pixel_values_videos"] = torch.randn(videos, 4, 3, 24, 24, generator=g)
+        return out
+
+
+class InternVL(Tiny):
+    def config(self) -> Any:
+        vision = VISION | {"image_size": [48, 48], "patch_size": [4, 4]}
+        return hf.InternVLConfig(
+            vision_config=hf.InternVLVisionConfig(**vision),
+            text_config=hf.Qwen2Config(**TEXT),
+            image_token_id=IMAGE,
+            image_seq_length=36,
+        )
+
+    def pixels(self, kinds: list[str], g: torch.Generator) -> dict[str, Tensor]:
+        return {"pixel_values": torch.randn(len(kinds), 3, 48, 48, generator=g)}
+
+
+class AyaVision(InternVL):
+    def config(self) -> Any:
+        return hf.AyaVisionConfig(
+            vision_config=hf.SiglipVisionConfig(**VISION | {"image_size": 48}),
+            text_config=hf.Cohere2Config(**TEXT | {"num_hidden_layers": 4}),
+            image_token_id=IMAGE,
+        )
+
+
+class Gemma3(InternVL):
+    def config(self) -> Any:
+        return hf.Gemma3Config(
+            vision_config=hf.SiglipVisionConfig(**VISION | {"image_size": 48}),
+            text_config=hf.Gemma3TextConfig(
+                **TEXT,
+                query_pre_attn_scalar=16,
+                layer_types=["sliding_attention", "full_attention"],
+            ),
+            mm_tokens_per_image=36,
+            image_token_id=IMAGE,
+        )
+
+    def extras(self, ids: Tensor) -> dict[str, Tensor]:
+        return {"token_type_ids": (ids == IMAGE).long()}
+
+
+class PaliGemma(Tiny):
+    answer_type = 1
+
+    def config(self) -> Any:
+        return hf.PaliGemmaConfig(
+            vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
+            text_config=hf.GemmaConfig(**TEXT),
+            image_token_id=IMAGE,
+            projection_dim=32,
+        )
+
+    def extras(self, ids: Tensor) -> dict[str, Tensor]:
+        return {"token_type_ids": torch.zeros_like(ids)}
+
+
+class Mistral3(Tiny):
+    """Images of 48 x 48 and 32 x 48, in batches padded to 48 x 48; a text token after each row."""
+
+    kinds = ("a", "b")
+    shapes: ClassVar = {"a": (48, 48), "b": (32, 48)}
+
+    def config(self) -> Any:
+        return hf.Mistral3Config(
+            vision_config=hf.PixtralVisionConfig(**VISION | {"image_size": 48}),
+            text_config=hf.MistralConfig(**TEXT),
+            image_token_id=IMAGE,
+        )
+
+    def tokens(self, kind: str, count: int) -> list[int]:
+        h, w = self.shapes[kind]
+        return ([IMAGE] * (w // 8) + [110]) * (h // 8)
+
+    def pixels(self, kinds: list[str], g: torch.Generator) -> dict[str, Tensor]:
+        values = torch.zeros(len(kinds), 3, 48, 48)
+        for i, kind in enumerate(kinds):
+            h, w = self.shapes[kind]
+            values[i, :, :h, :w] = torch.randn(3, h, w, generator=g)
+        return {
+            "pixel_values": values,
+            "image_sizes": torch.tensor([self.shapes[k] for k in kinds]),
+        }
+
+
+class Idefics3(Tiny):
+    """Images in two crops, or in one, each after a text token; rows padded with empty crops."""
+
+    kinds = ("a", "b")
+    crops: ClassVar = {"a": 2, "b": 1}
+
+    def config(self) -> Any:
+        return hf.Idefics3Config(
+            vision_config=dict(**VISION | {"image_size": 48}),
+            text_config=hf.LlamaConfig(**TEXT),
+            image_token_id=IMAGE,
+            pad_token_id=PAD,
+        )
+
+    def tokens(self, kind: str, count: int) -> list[int]:
+        return ([111] + [IMAGE] * 36) * self.crops[kind]
+
+    def pixels(self, kinds: list[str], g: torch.Generator) -> dict[str, Tensor]:
+        n = sum(self.crops[kind] for kind in kinds)
+        return {"pixel_values": torch.randn(1, n, 3, 48, 48, generator=g)}
+
+    def collate(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        if not any(rows):
+            return {}
+        most = max(row["pixel_values"].shape[1] for row in rows if row)
+        batch = torch.zeros(len(rows), most, 3, 48, 48)
+        for b, row in enumerate(rows):
+            if row:
+                batch[b, : row["pixel_values"].shape[1]] = row["pixel_values"][0]
+        return {"pixel_values": batch}
+
+
+class SmolVLM(Idefics3):
+    def config(self) -> Any:
+        return hf.SmolVLMConfig(
+            vision_config=dict(**VISION | {"image_size": 48}),
+            text_config=hf.LlamaConfig(**TEXT),
+            image_token_id=IMAGE,
+            pad_token_id=PAD,
+        )
+
+
+class Qwen2VL(Tiny):
+    """Images of 48 x 48 and 32 x 48, videos of 6 frames of 24 x 32; patches of 4 x 4 x 2 frames."""
+
+    kinds = ("a", "b", "v")
+    grids: ClassVar = {"a": (1, 12, 12), "b": (1, 8, 12), "v": (3, 6, 8)}
+
+    def config(self) -> Any:
+        return hf.Qwen2VLConfig(
+            vision_config=dict(
+                depth=2, embed_dim=16, hidden_size=32, num_heads=2, mlp_ratio=2, patch_size=4
+            ),
+            text_config=TEXT | {"rope_parameters": self.rope()},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+        )
+
+    @staticmethod
+    def rope() -> dict[str, Any]:
+        return {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+
+    def tokens(self, kind: str, count: int) -> list[int]:
+        t, h, w = self.grids[kind]
+        return [101] + [VIDEO if kind == "v" else IMAGE] * (t * h * w // 4) + [102]
+
+    def pixels(self, kinds: list[str], g: torch.Generator) -> dict[str, Tensor]:
+        out = {}
+        for name, grid, mine in (
+            ("pixel_values", "image_grid_thw", [k for k in kinds if k != "v"]),
+            ("pixel_values_videos", "video_grid_thw", [k for k in kinds if k == "v"]),
+        ):
+            if mine:
+                out[grid] = torch.tensor([self.grids[k] for k in mine])
+                out[name] = torch.randn(int(out[grid].prod(1).sum()), 3 * 2 * 4 * 4, generator=g)
+        return out
+
+    def extras(self, ids: Tensor) -> dict[str, Tensor]:
+        return {"mm_token_type_ids": (ids == IMAGE).long() + 2 * (ids == VIDEO).long()}
+
+
+class Qwen25VL(Qwen2VL):
+    def config(self) -> Any:
+        return hf.Qwen2_5_VLConfig(
+            vision_config=dict(
+                depth=2,
+                hidden_size=16,
+                intermediate_size=24,
+                num_heads=2,
+                patch_size=4,
+                window_size=16,
+                out_hidden_size=32,
+                fullatt_block_indexes=[1],
+                tokens_per_second=4,
+            ),
+            text_config=TEXT | {"rope_parameters": self.rope()},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+        )
+
+
+class Qwen3VL(Qwen2VL):
+    """Frames of a video stand between time stamps; DeepStack features for both text layers."""
+
+    def config(self) -> Any:
+        return hf.Qwen3VLConfig(
+            vision_config=dict(
+                depth=3,
+                hidden_size=16,
+                intermediate_size=24,
+                num_heads=2,
+                patch_size=4,
+                out_hidden_size=32,
+                num_position_embeddings=64,
+                deepstack_visual_indexes=[0, 1],
+            ),
+            text_config=TEXT | {"rope_parameters": self.rope() | {"mrope_interleaved": True}},
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+        )
+
+    def tokens(self, kind: str, count: int) -> list[int]:
+        if kind != "v":
+            return super().tokens(kind, count)
+        t, h, w = self.grids[kind]
+        return ([105, 101] + [VIDEO] * (h * w // 4) + [102]) * t
+
+
 FAMILIES: dict[str, Tiny] = {
     "llava": Llava(),
+    "vipllava": VipLlava(),
+    "llava_next": LlavaNext(),
+    "llava_onevision": LlavaOnevision(),
+    "qwen2_vl": Qwen2VL(),
+    "qwen2_5_vl": Qwen25VL(),
+    "qwen3_vl": Qwen3VL(),
+    "internvl": InternVL(),
+    "idefics3": Idefics3(),
+    "smolvlm": SmolVLM(),
+    "gemma3": Gemma3(),
+    "paligemma": PaliGemma(),
+    "mistral3": Mistral3(),
+    "aya_vision": AyaVision(),
 }

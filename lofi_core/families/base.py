@@ -45,7 +45,7 @@ class Family:
     """The common path: what a family overrides if it differs."""
 
     vision_tower = "vision_tower"
-    projector = "multi_modal_projector"
+    projector: str | None = "multi_modal_projector"
 
     def consumed(self, model: "PreTrainedModel", inputs: Mapping[str, Any]) -> dict[str, list[str]]:
         """By modality present in ``inputs``: the names that its encoder takes, its pixels first."""
@@ -80,7 +80,7 @@ class Family:
     def align(
         self, model: "PreTrainedModel", arguments: Mapping[str, Any], x: Tensor
     ) -> list[Tensor]:
-        """Bring what the encoder knows of its patches, (crops, n, C), into the order of tokens."""
+        """Bring facts on the encoder's patches, (crops, n, C), into the order of each picture's."""
         return list(x)
 
     def positions(

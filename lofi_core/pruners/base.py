@@ -6,6 +6,7 @@ pruner never sees the model, so the same one serves every model family.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -13,9 +14,18 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError, check_tokens
-from lofi_core.pruners.budget import IPRBudget, check_fraction, token_count
+from lofi_core.pruners.budget import IPRBudget, OutlierBudget, check_fraction, token_count
 
-__all__ = ["Pruner", "ScorePruner", "Selection", "VisualTokens", "get_pruner", "pruner_names"]
+__all__ = [
+    "FixedPruner",
+    "Pruner",
+    "ScorePruner",
+    "Selection",
+    "VisualTokens",
+    "get_pruner",
+    "pruner_names",
+    "registered",
+]
 
 Grid = tuple[int, ...]
 
@@ -33,6 +43,20 @@ class VisualTokens:
     cls_attention : Tensor, shape (B, H, N), optional
         Attention of the CLS token to the patches, by head, in the encoder layer that gives the
         features. The CLS token's attention to itself is left out, so rows sum to less than 1.
+    first_cls_attention : Tensor, shape (B, H, N), optional
+        The same in the encoder's first layer.
+    last_cls_attention : Tensor, shape (B, N), optional
+        The same in the encoder's last layer, with all heads taken as one wide head.
+    keys : Tensor, shape (B, N, d), optional
+        Keys of the layer that gives the features, averaged over heads.
+    last_keys : Tensor, shape (B, N, C), optional
+        Keys of the encoder's last layer, all heads side by side.
+    cls_encoded : Tensor, shape (B, N, C), optional
+        For each token the CLS token of its crop, in the layer that gives the features.
+    crops : Tensor, shape (B, N), int64, optional
+        Which of the image's crops each token is from; 0 is the overview.
+    project : callable, optional
+        The projector: tokens (..., C) as ``encoded`` to tokens (..., D) as ``projected``.
     grids : tuple of tuples of int
         Shapes whose sizes add up to N: ``((24, 24),)`` for one image in one piece, several for an
         image in crops, ``((T, h, w),)`` for a video; ``((N,),)`` where tokens have no grid.
@@ -41,9 +65,16 @@ class VisualTokens:
     projected: Tensor
     encoded: Tensor | None = None
     cls_attention: Tensor | None = None
+    first_cls_attention: Tensor | None = None
+    last_cls_attention: Tensor | None = None
+    keys: Tensor | None = None
+    last_keys: Tensor | None = None
+    cls_encoded: Tensor | None = None
+    crops: Tensor | None = None
+    project: Callable[[Tensor], Tensor] | None = None
     grids: tuple[Grid, ...] = ()
 
-    def require(self, name: str, caller: str) -> Tensor:
+    def require(self, name: str, caller: str) -> Any:
         """Return the optional field ``name``.
 
         Raises
@@ -54,7 +85,7 @@ class VisualTokens:
         value = getattr(self, name)
         if value is None:
             raise LofiError(
-                f"{caller}: needs VisualTokens.{name}, which was not given; expected a tensor: "
+                f"{caller}: needs VisualTokens.{name}, which was not given; expected it: "
                 "through a model, declare the field in the pruner's `needs`"
             )
         return value
@@ -108,14 +139,19 @@ class Pruner(ABC):
 
     Parameters
     ----------
-    keep : float in (0, 1] or IPRBudget
+    keep : float in (0, 1] or a rule
         Fraction of an image's tokens to keep, ``m = max(1, round(keep N))``, or a rule that
-        chooses m image by image.
+        chooses m image by image: `IPRBudget`, or `OutlierBudget` where there are scores.
     """
 
-    keep: float | IPRBudget = 0.25
+    keep: float | IPRBudget | OutlierBudget = 0.25
 
     name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    acts: ClassVar[str] = "before the language model"
+    reads: ClassVar[str] = "projected tokens"
+    follows: ClassVar[str] = ""
+    deviations: ClassVar[str] = "none"
 
     def __init_subclass__(cls, name: str = "", **kwargs: Any) -> None:
         """Enter named subclasses into the registry."""
@@ -126,7 +162,7 @@ class Pruner(ABC):
 
     def __post_init__(self) -> None:
         """Refuse a budget that means nothing."""
-        if not isinstance(self.keep, IPRBudget):
+        if not isinstance(self.keep, IPRBudget | OutlierBudget):
             check_fraction(type(self).__name__, "keep", self.keep)
 
     @property
@@ -155,11 +191,31 @@ class Pruner(ABC):
         _check(selection, tokens.projected, caller)
         return selection
 
-    def budget(self, tokens: VisualTokens, order: Tensor) -> int | Tensor:
+    def budget(
+        self, tokens: VisualTokens, order: Tensor, scores: Tensor | None = None
+    ) -> int | Tensor:
         """Tokens to keep: one number, or one an image, given each image's order of preference."""
         if isinstance(self.keep, IPRBudget):
             return self.keep.counts(tokens.projected, order)
+        if isinstance(self.keep, OutlierBudget):
+            if scores is None:
+                raise LofiError(
+                    f"{type(self).__name__}: keep={self.keep}, but this method gives tokens no "
+                    "scores to find outliers among; expected a fraction or an IPRBudget"
+                )
+            return self.keep.counts(scores)
         return token_count(self.keep, order.shape[-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedPruner(Pruner):
+    """A pruner whose choice depends on m from the start, so that ``keep`` has to be a number."""
+
+    keep: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that needs an order of preference."""
+        check_fraction(type(self).__name__, "keep", self.keep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +230,7 @@ class ScorePruner(Pruner):
         """Keep the m highest scores of each image."""
         scores = self.scores(tokens)
         order = scores.argsort(dim=-1, descending=True, stable=True)
-        return Selection.first(order, self.budget(tokens, order), scores)
+        return Selection.first(order, self.budget(tokens, order, scores), scores)
 
 
 def _check(selection: Selection, X: Tensor, caller: str) -> None:
@@ -208,6 +264,11 @@ def pruner_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def registered() -> list[type[Pruner]]:
+    """Classes of all registered pruners, by name."""
+    return [_REGISTRY[name] for name in pruner_names()]
+
+
 def get_pruner(name: str, **parameters: Any) -> Pruner:
     """Make a pruner from its registered name and its parameters.
 
@@ -218,6 +279,7 @@ def get_pruner(name: str, **parameters: Any) -> Pruner:
 
     Examples
     --------
+    >>> from lofi_core.pruners import get_pruner
     >>> get_pruner("random", keep=0.5, seed=1)
     Random(keep=0.5, seed=1)
     """

@@ -2,10 +2,11 @@ r"""How many visual tokens an image keeps: a fixed fraction, or as many as its s
 
     fixed fraction:   m = max(1, round(keep N)),      halves to the even neighbour, as Python rounds
     IPR-driven:       m = min { m >= floor N : |IPR(S_m) - IPR(X)| <= eps IPR(X) }
+    outliers:         m = max(1, #{ i : score_i > Q3 + 1.5 (Q3 - Q1) })
 
 S_m are the first m tokens in the pruner's order of preference. The published description of LoFi
 speaks of IPR-driven dynamic pruning without saying how; this rule, its tolerance and its floor are
-our reading.
+our reading. The outlier rule is that of PruMerge (arXiv 2403.15388) and TRIM (arXiv 2409.10994).
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 from lofi_core.errors import LofiError
 from lofi_core.spectrum import ipr_path
 
-__all__ = ["IPRBudget", "check_fraction", "token_count"]
+__all__ = ["IPRBudget", "OutlierBudget", "check_fraction", "token_count"]
 
 
 def token_count(keep: float, n: int) -> int:
@@ -97,6 +98,36 @@ class IPRBudget:
         spare = round(self.mean * B * N) - B * least
         worst = relative.argsort(descending=True, stable=True)[: max(0, spare)]
         return least + (worst // max(1, N - least)).bincount(minlength=B)
+
+
+@dataclass(frozen=True)
+class OutlierBudget:
+    """Keep, image by image, the tokens whose score is an outlier on the upper side.
+
+    Parameters
+    ----------
+    whisker : float >= 0
+        A score is an outlier above ``Q3 + whisker * (Q3 - Q1)``, quartiles by linear interpolation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> OutlierBudget().counts(torch.tensor([[1.0, 2.0, 3.0, 2.0, 9.0]]))
+    tensor([1])
+    """
+
+    whisker: float = 1.5
+
+    def __post_init__(self) -> None:
+        """Refuse a negative whisker."""
+        if not self.whisker >= 0:
+            raise LofiError(f"OutlierBudget: whisker={self.whisker}; expected a number >= 0: 1.5")
+
+    def counts(self, scores: Tensor) -> Tensor:
+        """Tokens to keep, at least 1, shape (B,), given scores of shape (B, N)."""
+        x = scores.double()
+        q1, q3 = x.quantile(0.25, -1, keepdim=True), x.quantile(0.75, -1, keepdim=True)
+        return (x > q3 + self.whisker * (q3 - q1)).sum(-1).clamp(min=1)
 
 
 def check_fraction(caller: str, name: str, value: object) -> None:

@@ -57,6 +57,10 @@ class LoFi(ScorePruner, name="lofi"):
     site: Literal["projector", "encoder"] = "projector"
     method: Literal["gram", "svd"] = "gram"
 
+    paper = "2503.06794"
+    reads = "projected or encoded tokens"
+    follows = "paper's abstract; rank rule, centring and site are our choices"
+
     def __post_init__(self) -> None:
         """Refuse an unknown site."""
         super().__post_init__()

@@ -1,0 +1,31 @@
+"""Mistral 3 (Pixtral): images of any shape, whose rows end with a token of text in the prompt."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lofi_core.families.base import Family, Layout, plain_layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["Mistral3"]
+
+
+class Mistral3(Family):
+    """Grids follow from the images' sizes; breaks between rows are text, and stay."""
+
+    projector = None  # merges patches 2 x 2 itself
+
+    def layouts(
+        self,
+        model: "PreTrainedModel",
+        modality: str,
+        arguments: Mapping[str, Any],
+        features: Sequence[Tensor],
+    ) -> list[Layout]:
+        """Divide each image's height and width by what one token covers."""
+        cell = model.config.vision_config.patch_size * model.config.spatial_merge_size
+        shapes = [(int(h) // cell, int(w) // cell) for h, w in arguments["image_sizes"]]
+        return [plain_layout(x, shape) for x, shape in zip(features, shapes, strict=True)]
