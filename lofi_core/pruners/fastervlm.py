@@ -1,6 +1,6 @@
 r"""FasterVLM: keep the patches that the CLS token attends to (arXiv 2412.01818v1).
 
-    s_i = mean_h A[h, CLS, i],    A: attention of the encoder layer that gives the features
+s_i = mean_h A[h, CLS, i],    A: attention of the encoder layer that gives the features
 """
 
 from dataclasses import dataclass
