@@ -30,17 +30,23 @@ Positions = Literal["original", "compact"]
 
 
 class PrunedInputs(UserDict[str, Any]):
-    """Inputs for ``model(**x)`` and ``model.generate(**x)``, with a ``report`` of what was dropped.
+    """Inputs for ``model(**x)`` and ``model.generate(**x)``, with a report of what was dropped.
 
-    To ask a second question in a cached conversation, prune the longer conversation (the same image
-    keeps the same tokens) and leave out the images, which the cache holds:
-    ``model.generate(**x.continuing(), past_key_values=cache)``.
+    Parameters
+    ----------
+    inputs : mapping
+        The inputs.
+    report : Report
+        Tokens before and after, image by image.
+    images_end : int
+        Number of columns up to the last visual token.
     """
 
-    def __init__(self, inputs: Mapping[str, Any], report: Report) -> None:
+    def __init__(self, inputs: Mapping[str, Any], report: Report, images_end: int) -> None:
         """Hold the inputs, and what was done to them."""
         super().__init__(inputs)
         self.report = report
+        self.images_end = images_end
 
     def __getitem__(self, key: str) -> Any:
         """Return an input; encoder outputs as copies, because beam search changes them in place."""
@@ -49,9 +55,29 @@ class PrunedInputs(UserDict[str, Any]):
             return {modality: copy(output) for modality, output in value.items()}
         return value
 
-    def continuing(self) -> dict[str, Any]:
-        """Return the inputs for a model whose cache already holds the images."""
-        return {key: value for key, value in self.items() if key != "mm_encoder_outputs"}
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        """Merge into a plain dictionary, ``other`` going first."""
+        return {**self, **other}
+
+    def continuing(self, cache: Any) -> dict[str, Any]:
+        """Return the inputs for ``generate`` to go on from a cache that holds the images.
+
+        To ask a second question about an image, prune the longer conversation (the same image keeps
+        the same tokens) and call ``model.generate(**x.continuing(cache))`` with the cache of the
+        first answer.
+
+        Raises
+        ------
+        LofiError
+            If the cache ends before the last image.
+        """
+        if cache.get_seq_length() < self.images_end:
+            raise LofiError(
+                f"continuing: a cache of {cache.get_seq_length()} tokens for a prompt with images "
+                f"up to token {self.images_end}; expected them all in the cache: run without it"
+            )
+        inputs = {key: value for key, value in self.items() if key != "mm_encoder_outputs"}
+        return inputs | {"past_key_values": cache}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +123,10 @@ class EncodedInputs:
             )
             for modality, output in self.outputs.items()
         }
-        return PrunedInputs(shorter, Report([choice.report for choice in choices]))
+        tokens = [getattr(self.model.config, f"{modality}_token_id") for modality in self.outputs]
+        visual = torch.isin(shorter["input_ids"], torch.tensor(tokens, device=keep.device))
+        images_end = int(visual.any(0).nonzero().max()) + 1
+        return PrunedInputs(shorter, Report([c.report for c in choices]), images_end)
 
     def _drop(self, keep: Tensor, positions: Positions) -> dict[str, Any]:
         """Shorten everything that has one entry a token; leave out what the encoder consumed."""

@@ -65,9 +65,9 @@ def family_of(model: "PreTrainedModel") -> Family:
             f"lofi_core.families.FAMILIES[{kind!r}] = Family(), and run the contract of "
             "tests/test_models.py on it"
         )
-    if "mm_encoder_outputs" not in signature(type(model).forward).parameters:
+    if "mm_encoder_outputs" not in signature(type(model.base_model).forward).parameters:
         raise LofiError(
-            f"prune_inputs: {type(model).__name__}.forward takes no mm_encoder_outputs; expected "
-            "transformers >= 5.20: upgrade it, and don't load remote code for the model"
+            f"prune_inputs: {type(model.base_model).__name__}.forward takes no mm_encoder_outputs; "
+            "expected a model class of transformers >= 5.20, not remote code, not a wrapper"
         )
     return FAMILIES[kind]
