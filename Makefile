@@ -35,9 +35,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "installing into $(VENV) ($$($(PYTHON) --version))"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@# torch first and alone, so that pip settles which build of it to take before it reads the rest
-	@$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -E '^torch==' requirements.lock)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check "$$(grep -E '^torch==' requirements.lock)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 book: $(STAMP) ## run the notebooks and build the book into _build/html (PROFILE=ci or full)

@@ -169,7 +169,7 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], timeout: int) 
         )
     except Exception as error:  # papermill's own, a timeout of nbclient's, a dead kernel
         seconds = time.perf_counter() - start
-        raise Failed(f"failed after {seconds:.0f} s\n{explain(error, output)}") from error
+        raise Failed(f"failed after {seconds:.0f} s\n{explain(error, output, timeout)}") from error
 
 
 def prepare_kernel() -> None:
@@ -183,7 +183,7 @@ def prepare_kernel() -> None:
     os.environ["PYTHONPATH"] = str(ROOT)
 
 
-def explain(error: Exception, output: Path) -> str:
+def explain(error: Exception, output: Path, timeout: int) -> str:
     """Name the failing cell and its error in a few lines."""
     cells = nbformat.read(output, as_version=4).cells if output.exists() else []
     code = [c for c in cells if c.cell_type == "code"]
@@ -194,7 +194,10 @@ def explain(error: Exception, output: Path) -> str:
                 arrows = [line.strip() for line in trace.splitlines() if line.startswith("-")]
                 where = [line for line in arrows if line.startswith("--") and ">" in line]
                 lines = [f"code cell {number}, In [{cell.execution_count}]", *where]
-                return "\n".join(f"    {line}" for line in [*lines, f"{out.ename}: {out.evalue}"])
+                # nobody else interrupts a kernel here
+                slow = out.ename == "KeyboardInterrupt"
+                what = f"took longer than {timeout} s" if slow else f"{out.ename}: {out.evalue}"
+                return "\n".join(f"    {line}" for line in [*lines, what])
     return f"    {type(error).__name__}: {str(error).strip()[:500]}"
 
 
