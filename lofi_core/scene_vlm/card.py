@@ -12,61 +12,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 import transformers
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lofi_core.scene_vlm.build import tokenizer
-from lofi_core.scene_vlm.language import IGNORE, PREFIX, pack
+from lofi_core.answers import ask
+from lofi_core.scene_vlm.language import PREFIX
 from lofi_core.scenes import SceneVQA
 
 WEIGHTS = ("model.safetensors", "clip/model.safetensors")
 
 
-@torch.inference_mode()
-def measure(
-    model: LlavaForConditionalGeneration, data: SceneVQA, n: int, batch: int = 16
-) -> pd.DataFrame:
-    """Ask every question of the first ``n`` scenes; one row a question.
-
-    ``right`` is exact match of the greedy answer among all words; ``confidence`` is the
-    probability of the most likely admissible answer, renormalised over the admissible ones.
-    """
-    tok, device = tokenizer(), model.device
-    image_processor = AutoProcessor.from_pretrained(model.name_or_path).image_processor
-    image_tokens, rows = model.config.image_seq_length, []
-    for start in range(0, n, batch):
-        scenes = [data[i] for i in range(start, min(n, start + batch))]
-        packed = pack([s.questions for s in scenes], image_tokens)
-        ids, positions, labels, mask = (p.to(device) for p in packed)
-        pixels = image_processor([s.image for s in scenes], return_tensors="pt")["pixel_values"]
-        logits = model(
-            input_ids=ids,
-            pixel_values=pixels.to(device),
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-        ).logits
-        answers = (labels != IGNORE) & (labels != model.config.eos_token_id)
-        asked = [(s, q) for s in scenes for q in s.questions]
-        for (scene, q), row in zip(asked, logits[answers].float().cpu(), strict=True):
-            choices = row[tok.convert_tokens_to_ids(list(q.choices))].softmax(-1)
-            predicted = tok.convert_ids_to_tokens(int(row.argmax()))
-            rows.append(
-                {
-                    "scene": scene.id,
-                    "family": q.family,
-                    "answer": q.answer,
-                    "predicted": predicted,
-                    "right": predicted == q.answer,
-                    "chance": 1 / len(q.choices),
-                    "confidence": float(choices.max()),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
 def by_family(records: pd.DataFrame) -> pd.DataFrame:
-    """Questions, accuracy, blind chance and share of unsure answers (confidence < 0.9)."""
-    records = records.assign(unsure=records.confidence < 0.9)
+    """Questions, accuracy, blind chance, and share of answers of less than 90 % probability."""
+    records = records.assign(unsure=records.probabilities.map(max) < 0.9)
     columns = {"right": "accuracy", "chance": "chance", "unsure": "unsure"}
     groups = records.groupby("family", sort=False)
     table = groups[list(columns)].mean().rename(columns=columns)
@@ -84,7 +41,9 @@ def sha256(path: Path) -> str:
 def write_card(folder: Path, n: int) -> pd.DataFrame:
     """Measure the model in ``folder`` on ``n`` test scenes; write scores.json and README.md."""
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    table = by_family(measure(model, SceneVQA("test"), n))
+    data = SceneVQA("test")
+    scenes = [data[i] for i in range(n)]
+    table = by_family(ask(model, AutoProcessor.from_pretrained(folder), scenes))
     recipe = json.loads((folder / "recipe.json").read_text())
     hashes = {name: sha256(folder / name) for name in WEIGHTS}
     scores = {
@@ -152,8 +111,9 @@ does not look; *unsure* is the share of answers given with less than 90 % of the
 From scratch on SceneVQA's training split, which shares neither images nor handwritten digits with
 the test split. First the CLIP: contrast with exact captions, grounding of short texts in patches,
 and linear read-outs of each patch's object. Then, with the vision tower frozen, projector and
-language model on all seven questions of a scene at once. AdamW, cosine decay, bfloat16 autocast.
-`training-log.jsonl` is the log of that run, `recipe.json` its numbers:
+language model on all seven questions of a scene at once. AdamW, bfloat16 autocast, a plateau and a
+linear decay of the rate. `training-log.jsonl` is the log of that run,
+`recipe.json` its numbers:
 
 | setting | value |
 | :-- | --: |

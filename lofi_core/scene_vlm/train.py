@@ -7,7 +7,6 @@ killed resumes from its last checkpoint and ends in the same place.
 
 import argparse
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -34,11 +33,12 @@ class Recipe:
 
     seed: int = 0
     scenes: int = 20_480
-    vision_steps: int = 3_000
-    vision_batch: int = 32
+    vision_steps: int = 1_800
+    vision_batch: int = 64
     language_steps: int = 6_000
     language_batch: int = 24
-    learning_rate: float = 1e-3
+    vision_rate: float = 1.5e-3
+    language_rate: float = 1e-3
 
 
 def _draw(item: tuple[int, int]) -> np.ndarray:
@@ -67,6 +67,14 @@ def pixels(images: np.ndarray, index: Tensor, device: torch.device) -> Tensor:
     return batch.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def schedule(step: int, steps: int) -> float:
+    """Return the share of the peak rate: warm-up, plateau, linear decay in the last quarter.
+
+    Until the decay begins it does not depend on ``steps``, so a run can be made longer.
+    """
+    return min(1.0, (step + 1) / 150, (steps - step) / (steps / 4))
+
+
 def optimise(
     name: str,
     folder: Path,
@@ -75,7 +83,7 @@ def optimise(
     steps: int,
     peak: float,
 ) -> None:
-    """AdamW, linear warm-up, cosine decay; checkpoints, resume, and one log line in 50 steps."""
+    """AdamW with `schedule`; checkpoints, resume, and one log line in 50 steps."""
     weights = [p for p in modules.parameters() if p.requires_grad]
     decay = [p for p in weights if p.dim() > 1]
     rest = [p for p in weights if p.dim() <= 1]
@@ -83,18 +91,19 @@ def optimise(
         [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
         lr=peak,
         betas=(0.9, 0.98),
+        fused=True,
     )
-    checkpoint, start = folder / f"{name}.pt", 0
+    checkpoint, log, start = folder / f"{name}.pt", folder / "log.jsonl", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         modules.load_state_dict(state["modules"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    bar, began = tqdm(range(start, steps), name, steps, start), time.monotonic()
+    forget(log, name, start)
+    bar, began = tqdm(range(start, steps), name, steps, initial=start), time.monotonic()
     for step in bar:
-        decayed = 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = peak * min(1.0, (step + 1) / 150) * (0.03 + 0.97 * decayed)
+            group["lr"] = peak * schedule(step, steps)
         loss, metrics = step_loss(step)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -104,13 +113,23 @@ def optimise(
             row = {"step": step, "loss": loss.item(), **metrics}
             row = {k: round(v, 4) for k, v in row.items()}
             row |= {"stage": name, "seconds": round(time.monotonic() - began)}
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
+            with log.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
             bar.set_postfix(loss=row["loss"])
         if (step + 1) % 250 == 0 or step + 1 == steps:
             state = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "step": step + 1}, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").rename(checkpoint)
+
+
+def forget(log: Path, name: str, start: int) -> None:
+    """Drop log lines of steps that a resumed stage is going to repeat."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    rows = [json.loads(line) for line in lines]
+    kept = [
+        line for line, r in zip(lines, rows, strict=True) if r["stage"] != name or r["step"] < start
+    ]
+    log.write_text("".join(f"{line}\n" for line in kept))
 
 
 def batch_index(recipe: Recipe, stage: int, step: int, size: int) -> Tensor:
@@ -128,6 +147,8 @@ def train(recipe: Recipe, folder: Path, out: Path, device: torch.device) -> None
 
     clip = build.clip().to(device)
     model = build.llava(clip).to(device)  # both initialised before either is trained
+    for part in (clip, model):  # on CPUs explicit attention has the faster backward pass
+        part.set_attn_implementation("eager" if device.type == "cpu" else "sdpa")
     readouts = PatchReadouts(clip.config.vision_config.hidden_size).to(device)
     targets = supervision(data, recipe.scenes)
 
@@ -138,7 +159,7 @@ def train(recipe: Recipe, folder: Path, out: Path, device: torch.device) -> None
             return vision_loss(clip, readouts, pixels(images, i, device), batch)
 
     both = nn.ModuleList([clip, readouts])
-    optimise("vision", folder, both, vision_step, recipe.vision_steps, recipe.learning_rate)
+    optimise("vision", folder, both, vision_step, recipe.vision_steps, recipe.vision_rate)
 
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     model.model.vision_tower.requires_grad_(False)
@@ -151,7 +172,7 @@ def train(recipe: Recipe, folder: Path, out: Path, device: torch.device) -> None
 
     projector, lm = model.model.multi_modal_projector, model.model.language_model
     trained = nn.ModuleList([projector, lm, model.lm_head])
-    rate = recipe.learning_rate
+    rate = recipe.language_rate
     optimise("language", folder, trained, language_step, recipe.language_steps, rate)
     build.save(model.cpu(), clip.cpu(), out)
     (out / "recipe.json").write_text(json.dumps(vars(recipe), indent=1) + "\n")

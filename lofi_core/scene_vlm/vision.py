@@ -29,6 +29,7 @@ GRID = IMAGE_SIZE // PATCH_SIZE
 FEATURE_LAYER = -2
 KINDS = (*SHAPES, "digit")
 READOUTS = {"shape": len(KINDS), "color": len(COLORS), "size": len(SIZES), "digit": len(DIGITS)}
+HARD = {"shape": 2, "digit": 2}  # weights: these take several patches to see
 TEXT_LENGTH, CAPTION_LENGTH, TEXTS = 16, 32, 4
 
 
@@ -49,10 +50,10 @@ def covered_patches(o: SceneObject) -> np.ndarray:
 def patch_labels(objects: Sequence[SceneObject]) -> np.ndarray:
     """Integers (GRID^2, 7): shape, color, size, digit, centre?, x and y of the patch's object.
 
-    Where a patch shows no object its shape is ``len(KINDS)``, and -100 means "not asked".
+    -100 means "not asked"; where a patch shows no object only ``centre?`` is, and the answer is 0.
     """
     out = np.full((GRID, GRID, 7), -100)
-    out[..., 0], out[..., 4] = len(KINDS), 0
+    out[..., 4] = 0
     for o in objects:
         where = covered_patches(o)
         digit = -100 if o.digit is None else o.digit
@@ -115,10 +116,8 @@ class PatchReadouts(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(width, n + (name == "shape")) for name, n in READOUTS.items()}
-        )
-        self.centre, self.position = nn.Linear(width, 1), nn.Linear(width, 2)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in READOUTS.items()})
+        self.object, self.position = nn.Linear(width, 2), nn.Linear(width, 2)
 
     def forward(self, patches: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Sum of the read-out losses, and the accuracy of each read-out."""
@@ -127,13 +126,13 @@ class PatchReadouts(nn.Module):
         for i, (name, head) in enumerate(self.heads.items()):
             ask = labels[:, i] >= 0
             logits = head(h[ask]).float()
-            loss = loss + F.cross_entropy(logits, labels[ask, i])
+            loss = loss + HARD.get(name, 1) * F.cross_entropy(logits, labels[ask, i])
             accuracy[name] = (logits.argmax(-1) == labels[ask, i]).float().mean().item()
         seen = labels[:, 5] >= 0
         target = labels[seen, 5:].float() / IMAGE_SIZE
         loss = loss + 5 * F.smooth_l1_loss(self.position(h[seen]).float(), target, beta=0.05)
-        centre = self.centre(h).float().squeeze(-1)
-        return loss + F.binary_cross_entropy_with_logits(centre, labels[:, 4].float()), accuracy
+        covered = torch.stack([seen, labels[:, 4] == 1], dim=-1).float()
+        return loss + F.binary_cross_entropy_with_logits(self.object(h).float(), covered), accuracy
 
 
 def vision_loss(

@@ -1,0 +1,28 @@
+"""The cost formula against PyTorch's own count of what a model executes."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lofi_core.flops import prefill_flops
+
+
+@pytest.mark.parametrize("kv_heads", [4, 1])
+@pytest.mark.parametrize("length", [1, 37])
+def test_equals_what_pytorch_counts(kv_heads: int, length: int) -> None:
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        attn_implementation="eager",
+    )
+    model = LlamaForCausalLM(config).eval()
+    ids = torch.zeros(1, length, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(ids, logits_to_keep=1)
+    rotary = 2 * length * (config.head_dim // 2)  # positions times frequencies, counted as a matmul
+    assert counter.get_total_flops() - prefill_flops(config, length) in (0, rotary)
