@@ -10,6 +10,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Response, Route
 
+WIDTHS = (1280, 390)
+HEIGHT = 900
+
 
 class Links(HTMLParser):
     """Collects the anchors of an HTML file and what it refers to."""
@@ -52,11 +55,11 @@ def serve(folder: Path) -> Iterator[str]:
 
 
 class Visit:
-    """One page in one window, with everything that went wrong while it loaded."""
+    """One page in a window, with everything that went wrong while it loaded."""
 
-    def __init__(self, browser: Browser, base: str, path: str, width: int) -> None:
+    def __init__(self, browser: Browser, base: str, path: str) -> None:
         self.complaints: list[str] = []
-        self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
+        self.page: Page = browser.new_page(viewport={"width": WIDTHS[0], "height": HEIGHT})
         self.page.on("pageerror", lambda error: self.complaints.append(f"script: {error}"))
         self.page.on("console", self._console)
         self.page.on("requestfailed", lambda r: self.complaints.append(f"request failed: {r.url}"))
@@ -84,8 +87,12 @@ class Visit:
             route.abort()
 
     def problems(self) -> list[str]:
-        """Return what a reader would notice."""
-        return self.complaints + self.page.evaluate(NOTICEABLE)
+        """Return what a reader would notice, on a wide screen or on a phone."""
+        found = list(self.complaints)
+        for width in WIDTHS:
+            self.page.set_viewport_size({"width": width, "height": HEIGHT})
+            found += [what for what in self.page.evaluate(NOTICEABLE) if what not in found]
+        return found
 
 
 # Broken pictures, formulas left as TeX or in error, and a page wider than its window.

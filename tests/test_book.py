@@ -14,14 +14,15 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from playwright.sync_api import Browser, sync_playwright
 
 from book import execute, gates
 from book.build import toc_notebooks
 from book.provenance import BuildInfo, status_page
+from tests.site import Links, Visit, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
-WIDTHS = (1280, 390)
 PARAMETERS = new_code_cell("profile = 'ci'\nseed = 0", metadata={"tags": ["parameters"]})
 FIGURE = {"figure": {"caption": "Two lines.", "name": "fig-two"}, "image": {"alt": "Two lines."}}
 
@@ -209,8 +210,6 @@ def html_files(site: Path) -> list[Path]:
 
 
 def test_internal_links_lead_somewhere_and_images_are_described(site: Path) -> None:
-    from tests.site import Links
-
     pages = {path: Links(path.read_text()) for path in html_files(site)}
     broken, undescribed = [], []
     for path, links in pages.items():
@@ -230,14 +229,13 @@ def test_internal_links_lead_somewhere_and_images_are_described(site: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator:
+def browser() -> Iterator[Browser]:
     program = (
         os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     )
     if not program:
         pytest.skip("no Chromium on this machine: the built pages were not looked at")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu"]
         opened = playwright.chromium.launch(executable_path=program, args=arguments)
         yield opened
@@ -246,30 +244,26 @@ def browser() -> Iterator:
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_every_page_reads_well_wide_and_narrow(site: Path, browser) -> None:
-    from tests.site import Visit, serve
-
+def test_every_page_reads_well_wide_and_narrow(site: Path, browser: Browser) -> None:
     problems = []
     with serve(site) as base:
         for path in html_files(site):
-            for width in WIDTHS:
-                name = path.relative_to(site).as_posix()
-                visit = Visit(browser, base, name, width)
-                problems += [f"{name} at {width} px: {what}" for what in visit.problems()]
-                visit.page.close()
+            name = path.relative_to(site).as_posix()
+            visit = Visit(browser, base, name)
+            problems += [f"{name}: {what}" for what in visit.problems()]
+            visit.page.close()
     assert not problems
 
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_scrubbers_move_by_keyboard_and_play(site: Path, browser) -> None:
-    from tests.site import Visit, serve
-
-    name = next((p for p in html_files(site) if 'class="scrubber"' in p.read_text()), None)
+def test_scrubbers_move_by_keyboard_and_play(site: Path, browser: Browser) -> None:
+    chapters = sorted((site / "notebooks").glob("*.html"))
+    name = next((p for p in chapters if 'class="scrubber"' in p.read_text()), None)
     if name is None:
         pytest.skip("no page of the built site has a scrubber")
     with serve(site) as base:
-        page = Visit(browser, base, name.relative_to(site).as_posix(), WIDTHS[0]).page
+        page = Visit(browser, base, name.relative_to(site).as_posix()).page
         root = page.locator(".scrubber").first
         shown = root.locator(".scrubber-frame:not([hidden])")
         first, said = shown.inner_html(), root.locator("output").inner_text()
