@@ -110,7 +110,7 @@ class EncodedInputs:
             raise LofiError(
                 f"prune_inputs: positions={positions!r}; expected 'original' or 'compact'"
             )
-        choices = choose(pruner, self.pictures)
+        choices = choose(pruner, self.pictures, lambda: self.family.project(self.model))
         keep = torch.ones_like(self.inputs["input_ids"], dtype=torch.bool)
         for choice in choices:
             picture = choice.picture
@@ -130,9 +130,7 @@ class EncodedInputs:
 
     def _drop(self, keep: Tensor, positions: Positions) -> dict[str, Any]:
         """Shorten everything that has one entry a token; leave out what the encoder consumed."""
-        if (
-            keep.all()
-        ):  # Positions are then the model's business: bit for bit what it does unpruned.
+        if keep.all():  # then positions are left to the model: bit for bit what it does unpruned
             pixels = {names[0] for names in self.consumed.values()}
             return {key: value for key, value in self.inputs.items() if key not in pixels}
         consumed = {name for names in self.consumed.values() for name in names}
@@ -188,6 +186,7 @@ def encode_inputs(
             f"prune_inputs: attention_mask of shape {tuple(mask.shape)}; expected that of "
             f"input_ids, {tuple(ids.shape)}: pass the processor's 2-D mask"
         )
+    needs = [name for name in needs if name != "project"]
     names = family.consumed(model, inputs)
     outputs: dict[str, Any] = {}
     pictures: list[Picture] = []

@@ -2,8 +2,9 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from lofi_core.families import Layout
 from lofi_core.pruners.base import Pruner, VisualTokens
 from lofi_core.report import ImageReport
 from lofi_core.spectrum import ipr
+from lofi_core.vision import as_batch
 
 __all__ = ["Choice", "Picture", "choose", "locate"]
 
@@ -82,8 +84,11 @@ def locate(
     return pictures
 
 
-def choose(pruner: Pruner, pictures: Sequence[Picture]) -> list[Choice]:
-    """Let the pruner choose, in one call for all pictures of equal grids and number of tokens."""
+def choose(pruner: Pruner, pictures: Sequence[Picture], project: Callable[[], Any]) -> list[Choice]:
+    """Let the pruner choose, in one call for all pictures of equal grids and number of tokens.
+
+    ``project`` finds the model's projector, for pruners that need it.
+    """
     groups = defaultdict(list)
     for i, picture in enumerate(pictures):
         groups[len(picture.layout.patches), picture.layout.grids].append(i)
@@ -91,7 +96,10 @@ def choose(pruner: Pruner, pictures: Sequence[Picture]) -> list[Choice]:
     for (_, grids), members in groups.items():
         group = [pictures[i] for i in members]
         X = torch.stack([picture.features[picture.layout.patches] for picture in group])
-        tokens = VisualTokens(projected=X, grids=grids, **_stack(group, pruner.needs))
+        facts = _known(group, [name for name in pruner.needs if name != "project"])
+        if "project" in pruner.needs:
+            facts["project"] = project()
+        tokens = VisualTokens(projected=X, grids=grids, **facts)
         start = _clock(X)
         selection = pruner(tokens)
         seconds = (_clock(X) - start) / len(group)
@@ -123,11 +131,13 @@ def choose(pruner: Pruner, pictures: Sequence[Picture]) -> list[Choice]:
     return [choices[i] for i in range(len(pictures))]
 
 
-def _stack(group: Sequence[Picture], needs: Sequence[str]) -> dict[str, Tensor]:
-    facts = {name: torch.stack([picture.known[name] for picture in group]) for name in needs}
-    if "cls_attention" in facts:
-        facts["cls_attention"] = facts["cls_attention"].mT  # recorded with the tokens as rows
-    return facts
+def _known(group: Sequence[Picture], needs: Sequence[str]) -> dict[str, Any]:
+    if missing := [name for name in needs if name not in group[0].known]:
+        raise LofiError(
+            f"prune: the pruner needs {missing}, which were not recorded; expected "
+            f"encode_inputs(model, inputs, needs={tuple(needs)})"
+        )
+    return {name: as_batch(name, [picture.known[name] for picture in group]) for name in needs}
 
 
 def _clock(X: Tensor) -> float:

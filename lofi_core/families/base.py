@@ -67,6 +67,16 @@ class Family:
         """Split the encoder's output into pictures, (n_i, D) each, in the placeholders' order."""
         return list(output.pooler_output)
 
+    def project(self, model: "PreTrainedModel") -> Any:
+        """Return the module that takes encoder features, one row a token, to visual tokens."""
+        if self.projector is None:
+            raise LofiError(
+                "prune_inputs: the pruner needs features, one a token, before the projector; this "
+                f"projector merges patches ({model.config.model_type}): choose a pruner that "
+                "reads tokens after it"
+            )
+        return model.base_model.get_submodule(self.projector)
+
     def layouts(
         self,
         model: "PreTrainedModel",
