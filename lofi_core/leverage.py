@@ -22,17 +22,10 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError, check_tokens
-from lofi_core.ranks import EffectiveRank, EnergyRank, RankRule
+from lofi_core.ranks import RankRule
 from lofi_core.spectrum import unit_scale
 
-__all__ = [
-    "EffectiveRank",
-    "EnergyRank",
-    "RankRule",
-    "effective_dimension",
-    "leverage_scores",
-    "ridge_leverage_scores",
-]
+__all__ = ["effective_dimension", "leverage_scores", "ridge_leverage_scores"]
 
 
 @torch.no_grad()
