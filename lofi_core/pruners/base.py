@@ -216,6 +216,7 @@ class FixedPruner(Pruner):
     def __post_init__(self) -> None:
         """Refuse a budget that needs an order of preference."""
         check_fraction(type(self).__name__, "keep", self.keep)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,9 +125,13 @@ class OutlierBudget:
 
     def counts(self, scores: Tensor) -> Tensor:
         """Tokens to keep, at least 1, shape (B,), given scores of shape (B, N)."""
+        return (scores > self.fence(scores)).sum(-1).clamp(min=1)
+
+    def fence(self, scores: Tensor) -> Tensor:
+        """Value that outliers exceed, shape (B, 1), float64."""
         x = scores.double()
         q1, q3 = x.quantile(0.25, -1, keepdim=True), x.quantile(0.75, -1, keepdim=True)
-        return (x > q3 + self.whisker * (q3 - q1)).sum(-1).clamp(min=1)
+        return q3 + self.whisker * (q3 - q1)
 
 
 def check_fraction(caller: str, name: str, value: object) -> None:

@@ -47,7 +47,7 @@ class VisionZipParts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionZip(MergingPruner, FixedPruner, name="visionzip"):
+class VisionZip(FixedPruner, MergingPruner, name="visionzip"):
     """Keep CLS and dominant patches, and merge the others into contextual tokens.
 
     Parameters
@@ -88,7 +88,7 @@ class VisionZip(MergingPruner, FixedPruner, name="visionzip"):
         B, N, width = X.shape
         m = token_count(self.keep, N)
         C = min(round(self.contextual * m), m - 1)
-        order = A.float().sum(1).argsort(-1, descending=True, stable=True)
+        order = A.float().sum(1).argsort(dim=-1, descending=True, stable=True)
         dominant = order[:, : m - C - 1].sort(-1).values
         rest = order[:, m - C - 1 :].sort(-1).values
         step = max(1, rest.shape[1] // max(1, C))

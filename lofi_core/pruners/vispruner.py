@@ -62,7 +62,7 @@ class VisPruner(FixedPruner, name="vispruner"):
     def parts(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
         """Choose the attended and the diverse tokens: (B, m_1) and (B, m_2), each ascending."""
         A, X = tokens.require("cls_attention", "VisPruner"), tokens.require("encoded", "VisPruner")
-        order = A.float().mean(1).argsort(-1, descending=True, stable=True)
+        order = A.float().mean(1).argsort(dim=-1, descending=True, stable=True)
         m = token_count(self.keep, order.shape[-1])
         attended, rest = order.tensor_split([int(m * self.important)], -1)
         target = m - attended.shape[-1]
@@ -75,7 +75,7 @@ class VisPruner(FixedPruner, name="vispruner"):
         """Drop up to ``step`` tokens that have a near-duplicate."""
         even, odd = rest[:, ::2], rest[:, 1::2]
         closest = (take(unit, even) @ take(unit, odd).mT).max(-1).values
-        order = closest.argsort(-1, descending=True, stable=True)
+        order = closest.argsort(dim=-1, descending=True, stable=True)
         drop = min(self.step, rest.shape[-1] - target, even.shape[-1])
         return torch.cat((even.gather(1, order[:, drop:]), odd), -1)
 

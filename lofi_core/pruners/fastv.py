@@ -1,0 +1,72 @@
+r"""FastV: drop the tokens that the prompt's last token ignores (arXiv 2403.06764).
+
+    s_j = mean_h A_{K-1}[h, last, j]
+
+with A_{K-1} the attention of layer K - 1. The T visual tokens of highest s go on to layer K, all
+other tokens too, in their order and at their original positions.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lofi_core.errors import LofiError
+from lofi_core.pruners.inside import InsidePruner, Stage, solve
+
+__all__ = ["FastV"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastV(InsidePruner, name="fastv"):
+    """Drop visual tokens once, by attention of the last token.
+
+    Parameters
+    ----------
+    layer : int >= 1
+        K.
+    drop : float in [0, 1)
+        Share R that is dropped there; not used where ``keep`` is given.
+    """
+
+    layer: int = 2
+    drop: float = 0.5
+
+    paper = "2403.06764"
+    reads = "attention of the prompt's last token in layer K - 1"
+    follows = "paper"
+    deviations = "any batch size; layer K - 1 runs once, where the code with a cache runs it twice"
+
+    def __post_init__(self) -> None:
+        """Refuse a share that means nothing."""
+        super().__post_init__()
+        if not 0 <= self.drop < 1:
+            raise LofiError(f"FastV: drop={self.drop}; expected a share in [0, 1)")
+
+    def schedule(self, N: int, layers: int) -> list[Stage]:
+        """Drop once; with ``keep``, as many as meet the budget."""
+        if self.keep is None:
+            return self.checked([Stage(self.layer, round(N * (1 - self.drop)))], layers)
+        self.checked([Stage(self.layer, 0)], layers)
+        return solve(lambda x: [Stage(self.layer, round(N * x))], self.keep, N, layers, "FastV")
+
+    def scores(self, row: Tensor, visual: Tensor) -> Tensor:
+        """Score visual tokens by the last token's attention.
+
+        Parameters
+        ----------
+        row : Tensor, shape (H, L)
+            Attention of the last prompt token to all tokens, softmaxed.
+        visual : Tensor, shape (n,), int64
+            Where the visual tokens stand.
+
+        Returns
+        -------
+        Tensor, shape (n,)
+            Not normalised over the visual tokens.
+        """
+        return row.float().mean(0)[visual]
+
+    def choose(self, row: Tensor, visual: Tensor, count: int) -> Tensor:
+        """Choose ``count`` of the n visual tokens: indices in 0..n-1, ascending."""
+        order = self.scores(row, visual).argsort(descending=True, stable=True)
+        return order[:count].sort().values

@@ -1,0 +1,125 @@
+r"""Greedy choice: one token at a time, given those chosen already. Two rules that share no code.
+
+Pivoted Cholesky of a kernel K takes the token of largest residual, the part of K_ii that the chosen
+set S doesn't span,
+
+    j = argmax_i d_i,    d_i = K_ii - K_iS K_SS^-1 K_Si,
+
+which is also the greedy maximum-a-posteriori estimate of a determinantal point process (Chen, Zhang
+& Zhou, NeurIPS 2018): the determinant of K_SS grows by the factor d_j. Farthest-point traversal
+takes the token whose nearest chosen one is farthest, j = argmax_i min_{s in S} D_is. Both orders
+are nested: the first m tokens of a longer order are the order of length m.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lofi_core.pruners.base import Pruner, Selection, VisualTokens
+from lofi_core.pruners.budget import token_count
+
+__all__ = ["GreedyPruner", "farthest_points", "pivoted_cholesky"]
+
+
+def pivoted_cholesky(K: Tensor, m: int) -> Tensor:
+    """Order m tokens by the residual of a kernel, in O(N m^2) an image.
+
+    Parameters
+    ----------
+    K : Tensor, shape (B, N, N)
+        Symmetric positive semidefinite kernels. Worked on in float64.
+    m : int in [1, N]
+        Tokens to order.
+
+    Returns
+    -------
+    Tensor, shape (B, m), int64
+        Indices in the order of choice. When the kernel is used up, residuals at most
+        ``N * eps * max K_ii``, the rest follow by their own K_ii.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[3.0, 0.0], [2.9, 0.0], [0.0, 1.0]])
+    >>> pivoted_cholesky(x @ x.T[None], 3)
+    tensor([[0, 2, 1]])
+    """
+    K = K.double()
+    B, N, _ = K.shape
+    image = torch.arange(B, device=K.device)
+    own = K.diagonal(dim1=-2, dim2=-1)
+    top = own.amax(-1, keepdim=True)
+    floor = N * torch.finfo(K.dtype).eps * top
+    exhausted = (
+        own / top.clamp(min=torch.finfo(K.dtype).tiny) - 2
+    )  # in [-2, -1]: below any residual
+    residual = own.clone()
+    taken = torch.zeros_like(own, dtype=torch.bool)
+    factor = K.new_zeros(B, m, N)
+    order = torch.empty(B, m, dtype=torch.int64, device=K.device)
+    for t in range(m):
+        preference = torch.where(residual > floor, residual, exhausted)
+        j = preference.masked_fill(taken, -torch.inf).argmax(-1)
+        pivot = residual[image, j]
+        explained = (factor[image, :t, j][:, None] @ factor[:, :t])[:, 0]
+        row = (K[image, j] - explained) * pivot.clamp(min=0).rsqrt()[:, None]
+        factor[:, t] = torch.where(pivot[:, None] > floor, row, 0)
+        residual = residual - factor[:, t].square()
+        taken[image, j] = True
+        order[:, t] = j
+    return order
+
+
+def farthest_points(D: Tensor, m: int) -> Tensor:
+    """Order m tokens so that each is as far as possible from those before it.
+
+    Parameters
+    ----------
+    D : Tensor, shape (B, N, N)
+        Symmetric distances.
+    m : int in [1, N]
+        Tokens to order.
+
+    Returns
+    -------
+    Tensor, shape (B, m), int64
+        The first is the token whose nearest neighbour is farthest; ties go to the earlier token.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([0.0, 1.0, 5.0])
+    >>> farthest_points((x[:, None] - x).abs()[None], 2)
+    tensor([[2, 0]])
+    """
+    B, N, _ = D.shape
+    image = torch.arange(B, device=D.device)
+    itself = torch.eye(N, dtype=torch.bool, device=D.device)
+    nearest = D.masked_fill(itself, torch.inf).amin(-1)
+    order = torch.empty(B, m, dtype=torch.int64, device=D.device)
+    taken = torch.zeros(B, N, dtype=torch.bool, device=D.device)
+    for t in range(m):
+        order[:, t] = j = nearest.masked_fill(taken, -torch.inf).argmax(-1)
+        taken[image, j] = True
+        nearest = D[image, j] if t == 0 else torch.minimum(nearest, D[image, j])
+    return order
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyPruner(Pruner):
+    """A pruner that chooses one token at a time, given those chosen already."""
+
+    @abstractmethod
+    def ranking(self, tokens: VisualTokens, m: int) -> Tensor:
+        """Return the first m tokens in the order of choice, shape (B, m)."""
+
+    def select(self, tokens: VisualTokens) -> Selection:
+        """Keep the first m of the ranking; a rule in place of m sees the whole ranking."""
+        N = tokens.projected.shape[1]
+        if isinstance(self.keep, float | int):
+            m = token_count(self.keep, N)
+            return Selection.first(self.ranking(tokens, m), m)
+        order = self.ranking(tokens, N)
+        return Selection.first(order, self.budget(tokens, order))

@@ -1,0 +1,131 @@
+r"""Pruners that act inside the language model, and the budget they are given.
+
+Such a method drops tokens before one or several layers, so that layers see different numbers n_l of
+visual tokens. Its budget is their mean over the L layers,
+
+    keep = (1 / L) sum_l n_l / N,      n_l: visual tokens entering layer l,
+
+which is what compares with a method that drops tokens before the model. With ``keep=None`` it does
+what its authors' defaults say; otherwise its one free number is solved for, our variant.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+from lofi_core.errors import LofiError
+from lofi_core.pruners.base import Pruner, Selection, VisualTokens
+from lofi_core.pruners.budget import check_fraction
+
+__all__ = ["InsidePruner", "Stage", "mean_tokens", "solve"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Before ``layer``, counted from 0, visual tokens become ``count``."""
+
+    layer: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsidePruner(Pruner):
+    """Base class of methods that drop tokens between layers of the language model.
+
+    Parameters
+    ----------
+    keep : float in (0, 1], optional
+        Share of the visual tokens that enter a layer, averaged over layers. By default, whatever
+        follows from the authors' numbers.
+    """
+
+    keep: float | None = None  # type: ignore[assignment]
+
+    acts: ClassVar[str] = "inside the language model"
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that means nothing."""
+        if self.keep is not None:
+            check_fraction(type(self).__name__, "keep", self.keep)
+
+    @abstractmethod
+    def schedule(self, N: int, layers: int) -> list[Stage]:
+        """Say what happens to N visual tokens in a model of so many layers.
+
+        Raises
+        ------
+        LofiError
+            If the model is too shallow, or the budget cannot be met.
+        """
+
+    def select(self, tokens: VisualTokens) -> Selection:
+        """Refuse: there is nothing to choose by before the language model runs."""
+        raise LofiError(
+            f"{type(self).__name__}: acts inside the language model, on attention or keys that do "
+            "not exist before it runs; expected a pruner that acts before it: `prune_inputs` "
+            "cannot run this one"
+        )
+
+    def checked(self, stages: Sequence[Stage], layers: int) -> list[Stage]:
+        """Return the stages, if the model has the layers."""
+        if stages[-1].layer >= layers or stages[0].layer < 1:
+            raise LofiError(
+                f"{type(self).__name__}: drops tokens before layers "
+                f"{[stage.layer for stage in stages]} of a model of {layers}; expected layers in "
+                f"1..{layers - 1}: set them for this model"
+            )
+        return list(stages)
+
+
+def mean_tokens(N: int, stages: Sequence[Stage], layers: int) -> float:
+    """Visual tokens that enter a layer, averaged over the layers.
+
+    Examples
+    --------
+    >>> mean_tokens(576, [Stage(8, 288), Stage(16, 144), Stage(24, 72)], 32)
+    270.0
+    """
+    bounds = [0, *(stage.layer for stage in stages), layers]
+    counts = [N, *(stage.count for stage in stages)]
+    spans = [b - a for a, b in pairwise(bounds)]
+    return sum(n * span for n, span in zip(counts, spans, strict=True)) / layers
+
+
+def solve(
+    stages: Callable[[float], list[Stage]], keep: float, N: int, layers: int, caller: str
+) -> list[Stage]:
+    """Find the stages of the largest x in [0, 1] whose mean is at most ``keep * N`` tokens.
+
+    Parameters
+    ----------
+    stages : callable
+        Counts must not decrease with x.
+    keep, N, layers
+        The budget.
+    caller : str
+        For the message.
+
+    Raises
+    ------
+    LofiError
+        If even x = 0 takes more.
+    """
+    budget = keep * N + 1e-9
+    least = mean_tokens(N, stages(0.0), layers)
+    if least > budget:
+        raise LofiError(
+            f"{caller}: keep={keep} of {N} tokens, {keep * N:.1f} averaged over {layers} layers; "
+            f"expected at least {least:.1f}, which layers before the first drop cost: drop earlier"
+        )
+    low, high = 0.0, 1.0
+    if mean_tokens(N, stages(high), layers) <= budget:
+        return stages(high)
+    for _ in range(40):
+        middle = (low + high) / 2
+        if mean_tokens(N, stages(middle), layers) <= budget:
+            low = middle
+        else:
+            high = middle
+    return stages(low)

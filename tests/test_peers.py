@@ -1,0 +1,393 @@
+"""Other methods: replays of their own code, and what their definitions imply."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+
+from lofi_core.errors import LofiError
+from lofi_core.leverage import ridge_leverage_scores
+from lofi_core.pruners import (
+    LRCP,
+    AveragePool,
+    DeflatedLoFi,
+    HiRED,
+    InsidePruner,
+    IPRBudget,
+    OutlierBudget,
+    PruMerge,
+    ToMe,
+    VisionZip,
+    VisualTokens,
+    get_pruner,
+    registered,
+    replay,
+    token_count,
+)
+from lofi_core.pruners.greedy import farthest_points, pivoted_cholesky
+from lofi_core.pruners.inside import mean_tokens
+from lofi_core.pruners.sparsevlm import position_prior
+
+FOLDERS = [Path(__file__).parent / "vectors", *filter(None, [os.environ.get("LOFI_PEER_VECTORS")])]
+FILES = [file for folder in FOLDERS for file in sorted(Path(folder).glob("*__*.safetensors"))]
+# Indices are exact. These two ran partly in half precision, or with a jitter.
+LOOSE = ("kvpress_leverage", "trim")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_replay(file: Path) -> None:
+    """Our classes give what the authors' code gave: every output, by name, shape and value."""
+    expected = {name: x for name, x in load_file(file).items() if name.startswith("out.")}
+    outputs = replay(file)
+    assert outputs.keys() == expected.keys()
+    tolerance = 2e-3 if file.name.startswith(LOOSE) else 2e-4
+    for name, want in expected.items():
+        got = outputs[name]
+        assert got.shape == want.shape and got.dtype == want.dtype, name
+        if want.is_floating_point():
+            atol = tolerance * want.double().abs().max().item()
+            torch.testing.assert_close(got.double(), want.double(), rtol=0, atol=atol, msg=name)
+        else:
+            assert torch.equal(got, want), name
+
+
+def test_every_method_is_replayed() -> None:
+    from lofi_core.pruners.replay import _METHODS
+
+    assert {file.name.split("__")[0] for file in FILES} == set(_METHODS)
+
+
+def test_replay_refuses(tmp_path: Path) -> None:
+    with pytest.raises(LofiError, match="nowhere"):
+        replay(tmp_path / "nowhere.safetensors")
+    (tmp_path / "text").write_text("not a vector")
+    with pytest.raises(LofiError, match="safetensors"):
+        replay(tmp_path / "text")
+    save_file({"in.x": torch.ones(1)}, tmp_path / "stranger", {"method": "horoscope"})
+    with pytest.raises(LofiError, match="horoscope"):
+        replay(tmp_path / "stranger")
+    save_file(
+        {"in.features": torch.ones(4, 2)}, tmp_path / "poor", {"method": "fastv", "params": "{}"}
+    )
+    with pytest.raises(LofiError, match="missing"):
+        replay(tmp_path / "poor")
+    shutil.copy(FILES[0], tmp_path / "cut")
+    with open(tmp_path / "cut", "r+b") as cut:
+        cut.truncate(200)
+    with pytest.raises(LofiError, match="safetensors"):
+        replay(tmp_path / "cut")
+
+
+# All methods that act before the language model
+
+OUTSIDE = [kind.name for kind in registered() if not issubclass(kind, InsidePruner)]
+TEXT = {
+    name: {
+        "text_embeds": torch.randn(1, 6, generator=torch.Generator().manual_seed(9)),
+        "embed": lambda x: x[..., :6],
+    }
+    for name in ("trim", "cdpruner")
+}
+
+
+def make(B: int = 3, N: int = 36, seed: int = 0, D: int = 12) -> VisualTokens:
+    """Random tokens with everything that a CLIP encoder and a linear projector know about them."""
+    g = torch.Generator().manual_seed(seed)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g)
+
+    X, W = rand(B, N, 8) + 0.5, rand(8, D)
+    side = int(N**0.5)
+    return VisualTokens(
+        X @ W,
+        encoded=X,
+        cls_attention=(3 * rand(B, 4, N + 1)).softmax(-1)[..., 1:],
+        first_cls_attention=rand(B, 4, N + 1).softmax(-1)[..., 1:],
+        last_cls_attention=(3 * rand(B, N + 1)).softmax(-1)[..., 1:],
+        keys=rand(B, N, 5),
+        last_keys=rand(B, N, 8),
+        cls_encoded=rand(B, 1, 8).expand(-1, N, -1),
+        crops=torch.zeros(B, N, dtype=torch.int64),
+        project=lambda x: x @ W,
+        grids=((side, side) if side * side == N else (N,),),
+    )
+
+
+def image(tokens: VisualTokens, b: int) -> VisualTokens:
+    """One image of a batch."""
+    facts = {k: v[b : b + 1] if isinstance(v, Tensor) else v for k, v in vars(tokens).items()}
+    return VisualTokens(**facts)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@settings(max_examples=25, deadline=None)
+@given(keep=st.floats(0.001, 1), N=st.sampled_from([1, 2, 5, 36]))
+def test_budget_is_met_exactly(name: str, keep: float, N: int) -> None:
+    tokens = make(2, N)
+    rank = {"rank": 0} if name == "lrcp" else {}
+    selection = get_pruner(name, keep=keep, **TEXT.get(name, {}), **rank)(tokens)
+    m = token_count(keep, N)
+    assert [len(kept) for kept in selection.kept] == [m, m]
+    if selection.tokens is not None:
+        assert all(x.isfinite().all() for x in selection.tokens)
+
+
+@pytest.mark.parametrize("keep", [0.3, None])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_batches_equal_single_images(name: str, keep: float | None) -> None:
+    tokens = make()
+    pruner = get_pruner(name, **TEXT.get(name, {}), **({"keep": keep} if keep else {}))
+    batch = pruner(tokens)
+    for b in range(3):
+        alone = pruner(image(tokens, b))
+        assert torch.equal(batch.kept[b], alone.kept[0])
+        if batch.tokens is not None and alone.tokens is not None:
+            torch.testing.assert_close(batch.tokens[b], alone.tokens[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_keeping_all_changes_nothing(name: str) -> None:
+    tokens = make(2, 9)
+    selection = get_pruner(name, keep=1.0, **TEXT.get(name, {}))(tokens)
+    for b, kept in enumerate(selection.kept):
+        assert torch.equal(kept, torch.arange(9))
+        if selection.tokens is not None:
+            assert torch.equal(selection.tokens[b], tokens.projected[b])
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_missing_facts_are_refused(name: str) -> None:
+    pruner = get_pruner(name, **TEXT.get(name, {}))
+    if pruner.needs:
+        with pytest.raises(LofiError, match=pruner.needs[0]):
+            pruner(VisualTokens(torch.ones(1, 9, 4)))
+
+
+@pytest.mark.parametrize("name", ["trim", "cdpruner"])
+def test_text_side_is_refused_not_faked(name: str) -> None:
+    with pytest.raises(LofiError, match="text side"):
+        get_pruner(name, keep=0.5)(make())
+    with pytest.raises(LofiError, match="text_embeds of shape"):
+        get_pruner(name, keep=0.5, **TEXT[name] | {"text_embeds": torch.ones(1, 5)})(make())
+
+
+@pytest.mark.parametrize("name", ["divprune", "cdpruner", "deflated-lofi", "fastervlm", "lrcp"])
+def test_ipr_budgets(name: str) -> None:
+    rule = IPRBudget(mean=0.5, floor=0.1)
+    selection = get_pruner(name, keep=rule, **TEXT.get(name, {}))(make())
+    assert sum(map(len, selection.kept)) == 54
+
+
+@pytest.mark.parametrize("name", ["visionzip", "vispruner", "tome", "hired", "pool"])
+def test_rules_are_refused_where_m_comes_first(name: str) -> None:
+    with pytest.raises(LofiError, match="keep="):
+        get_pruner(name, keep=IPRBudget())
+
+
+def test_outlier_budget_is_the_textbook_fence() -> None:
+    scores = torch.tensor([[0.0, 1, 2, 3, 4, 5, 6, 7, 8, 100, 90], [1.0] * 11])
+    assert OutlierBudget().counts(scores).tolist() == [2, 1]
+    assert len(get_pruner("norm", keep=OutlierBudget())(make()).kept) == 3
+
+
+# Single methods
+
+
+def test_greedy_choices_against_brute_force() -> None:
+    X = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(1)).double()
+    K = X @ X.mT
+    D = torch.cdist(X, X)
+    for b in range(2):
+        chosen: list[int] = []
+        far = [int((D[b] + torch.eye(9) * 1e9).amin(1).argmax())]
+        for _ in range(4):
+            sets = [[*chosen, i] for i in range(9) if i not in chosen]
+            chosen = max(sets, key=lambda s: K[b][s][:, s].det().item())
+            gaps = {i: min(D[b, i, s].item() for s in far) for i in range(9) if i not in far}
+            far.append(max(gaps, key=lambda i: gaps[i]))
+        assert pivoted_cholesky(K, 4)[b].tolist() == chosen
+        assert farthest_points(D, 5)[b].tolist() == far
+
+
+def test_pivoted_cholesky_outlives_the_rank() -> None:
+    x = torch.tensor([[[3.0, 0], [2, 0], [0, 1], [1, 0], [0, 0]]])
+    assert pivoted_cholesky(x @ x.mT, 5).tolist() == [[0, 2, 1, 3, 4]]
+    assert sorted(pivoted_cholesky(torch.zeros(1, 4, 4), 4)[0].tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shape", [(30, 6), (6, 30)])
+def test_deflated_lofi_starts_at_the_highest_ridge_leverage(shape: tuple[int, int]) -> None:
+    X = torch.randn(2, *shape, generator=torch.Generator().manual_seed(2))
+    first = DeflatedLoFi(keep=1e-6)(VisualTokens(X)).kept
+    scores = ridge_leverage_scores(X, 1.0, relative=True, center=True)
+    assert torch.equal(torch.cat(first), scores.argmax(-1))
+
+
+@pytest.mark.parametrize("kernel", ["leverage", "gram"])
+def test_deflated_lofi_takes_no_copies(kernel: Any) -> None:
+    """Eight directions, four copies of each: plain leverage can't tell copies, deflation can."""
+    distinct = torch.randn(8, 12, generator=torch.Generator().manual_seed(3))
+    X = distinct.repeat(4, 1)[None]
+    kept = DeflatedLoFi(keep=0.25, kernel=kernel, center=False)(VisualTokens(X)).kept[0]
+    assert sorted((kept % 8).tolist()) == list(range(8))
+
+
+def test_merging_conserves_the_sum() -> None:
+    """Means times group sizes are all that was there."""
+    tokens = make(1)
+    for pruner in (DeflatedLoFi(keep=0.3, merge=True), LRCP(keep=0.3)):
+        selection = pruner(tokens)
+        assert selection.tokens is not None
+        X, kept = tokens.projected[0], selection.kept[0]
+        unit = normalize(X, dim=-1)
+        nearest = (unit @ unit[kept].mT).argmax(-1)
+        nearest[kept] = torch.arange(len(kept))
+        expected = torch.stack([X[nearest == j].mean(0) for j in range(len(kept))])
+        torch.testing.assert_close(selection.tokens[0], expected)
+
+
+def test_tome_averages_partition_the_tokens() -> None:
+    tokens = make(1)
+    assert tokens.encoded is not None
+    merged = ToMe(keep=1 / 36, r=5)(tokens)
+    assert merged.tokens is not None  # one token left: the mean of all, projected
+    torch.testing.assert_close(merged.tokens[0], tokens.projected.mean(1))
+
+
+def test_places_and_authors_order() -> None:
+    tokens = make(2)
+    spatial, authors = (
+        VisionZip(keep=0.5, order=order)(tokens) for order in ("spatial", "authors")
+    )
+    assert all(map(torch.equal, spatial.kept, authors.kept))
+    assert spatial.tokens is not None and authors.tokens is not None
+    assert tokens.project is not None
+    parts = VisionZip(keep=0.5).parts(tokens)
+    assert parts.tokens.shape == (2, 18, 8)
+    for b in range(2):
+        torch.testing.assert_close(authors.tokens[b], tokens.project(parts.tokens[b]))
+        where = torch.searchsorted(spatial.kept[b], parts.dominant[b])
+        torch.testing.assert_close(spatial.tokens[b][where], tokens.projected[b, parts.dominant[b]])
+
+
+def test_prumerge_extra_token_stands_at_the_last_gap() -> None:
+    merged = PruMerge(keep=0.25).merge(make(1))[0]
+    dropped = set(range(36)) - set(merged.places[:-1].tolist())
+    assert merged.places[-1] == max(dropped)
+
+
+def test_average_pool_is_pooling() -> None:
+    X = torch.randn(2, 36, 3)
+    selection = AveragePool(keep=0.25)(VisualTokens(X, grids=((6, 6),)))
+    assert selection.tokens is not None
+    expected = avg_pool2d(X.mT.unflatten(-1, (6, 6)), 2).flatten(2).mT
+    torch.testing.assert_close(torch.stack(selection.tokens), expected)
+
+
+def hired_tokens(seed: int = 0) -> VisualTokens:
+    """An overview of 4 x 4 and four crops of 4 x 4, packed into one grid of 8 x 8."""
+    crops = torch.arange(1, 5).view(2, 2).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    crops = torch.cat((torch.zeros(16, dtype=torch.int64), crops.flatten()))
+    g = torch.Generator().manual_seed(seed)
+    A, F = (torch.rand(1, 2, 80, generator=g) for _ in range(2))
+    return VisualTokens(
+        torch.ones(1, 80, 2),
+        cls_attention=A,
+        first_cls_attention=F,
+        crops=crops[None],
+        grids=((4, 4), (8, 8)),
+    )
+
+
+@given(keep=st.floats(0.02, 1), alpha=st.floats(0, 1), seed=st.integers(0, 3))
+@settings(deadline=None, max_examples=40)
+def test_hired_spends_its_budget(keep: float, alpha: float, seed: int) -> None:
+    tokens = hired_tokens(seed)
+    pruner = HiRED(keep=keep, alpha=alpha)
+    budgets = pruner.budgets(tokens)[0]
+    assert budgets.sum() == token_count(keep, 80) and (budgets <= 16).all()
+    kept = pruner(tokens).kept[0]
+    assert tokens.crops is not None
+    assert torch.equal(tokens.crops[0][kept].bincount(minlength=5), budgets)
+
+
+def test_hired_votes_by_quadrant() -> None:
+    """What the first layer sees in the overview's upper right corner feeds the upper right crop."""
+    tokens = hired_tokens()
+    assert tokens.first_cls_attention is not None
+    tokens.first_cls_attention[..., :16] = 0
+    tokens.first_cls_attention[..., [2, 3, 6, 7]] = 1
+    overview = HiRED(keep=0.2, alpha=0.75).budgets(tokens)[0].tolist()
+    assert overview == [12, 0, 4, 0, 0]
+
+
+# Methods that act inside the language model
+
+INSIDE = [kind for kind in registered() if issubclass(kind, InsidePruner)]
+
+
+@pytest.mark.parametrize("kind", INSIDE, ids=lambda kind: kind.name)
+@given(keep=st.floats(0.15, 1), N=st.sampled_from([144, 576]))
+@settings(deadline=None, max_examples=30)
+def test_layer_averaged_budgets_are_met(kind: type[InsidePruner], keep: float, N: int) -> None:
+    stages = kind(keep=keep).schedule(N, 32)
+    mean = mean_tokens(N, stages, 32)
+    assert mean <= keep * N + 1e-6
+    # From below, to what one step of the free number makes: one token, or DART's eight.
+    slack = {"dart": 8.0, "pyramiddrop": 3.0, "sparsevlm": 4.0, "sparsevlm+": 4.0}
+    assert mean > min(keep * N, N - 9) - slack.get(kind.name, 1.0) - 1e-6
+    counts = [N, *(stage.count for stage in stages)]
+    assert all(a >= b for a, b in zip(counts, counts[1:], strict=False))
+
+
+def test_authors_schedules() -> None:
+    def mean(name: str, **parameters: Any) -> float:
+        pruner = get_pruner(name, **parameters)
+        assert isinstance(pruner, InsidePruner)
+        return mean_tokens(576, pruner.schedule(576, 32), 32)
+
+    assert mean("pyramiddrop") == 270
+    assert mean("fastv", drop=1 - 166 / 576) == pytest.approx(192, abs=0.5)
+    # Counted as they enter a layer, recycled tokens included.
+    averages = {192: 206.5, 128: 145.4, 96: 114.1, 64: 82.3}
+    for retain, average in averages.items():
+        assert mean("sparsevlm", retain=retain) == pytest.approx(average, abs=0.1)
+    assert mean("dart") == (2 * 576 + 30 * 132) / 32
+
+
+@pytest.mark.parametrize("kind", INSIDE, ids=lambda kind: kind.name)
+def test_inside_pruners_say_so(kind: type[InsidePruner]) -> None:
+    with pytest.raises(LofiError, match="inside the language model"):
+        kind()(VisualTokens(torch.ones(1, 576, 4)))
+    with pytest.raises(LofiError, match="layers"):
+        kind().schedule(576, 2)
+    with pytest.raises(LofiError, match="at least"):
+        kind(keep=0.001).schedule(576, 32)
+
+
+def test_position_prior_is_the_rotated_product() -> None:
+    d, m, n = 16, 7, 3
+    theta = 10000.0 ** (-torch.arange(0, d, 2).double() / d)
+    rotated = [torch.cat((a.cos() - a.sin(), a.cos() + a.sin())) for a in (m * theta, n * theta)]
+    expected = (rotated[0] @ rotated[1]) / d**0.5
+    assert position_prior(torch.tensor(m - n), d).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_table_has_every_method() -> None:
+    from lofi_core.pruners.table import table
+
+    rows = table().splitlines()
+    assert len(rows) == 2 + len(registered())
+    for kind, row in zip(registered(), rows[2:], strict=True):
+        assert f"`{kind.name}`" in row and row.count("|") == 7
+        assert all(cell.strip() for cell in row.split("|")[1:2] + row.split("|")[3:7])
+    assert len({kind.name for kind in registered()} & {"lofi", "deflated-lofi"}) == 2
