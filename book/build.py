@@ -10,6 +10,7 @@ breaks a rule of book/gates.py, stops the build before any page is written.
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,9 +128,10 @@ def build_html(info: BuildInfo) -> int:
     result = subprocess.run(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    log.write_text(result.stdout)
+    output = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
+    log.write_text(output)
     if result.returncode:
-        print(report(result.stdout))
+        print(report(output))
         print(f"pages failed; the whole log is in {log}")
         return 1
     print(f"read it: {BUILD / 'html' / 'index.html'}")
