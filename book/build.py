@@ -122,7 +122,6 @@ def build_html(info: BuildInfo) -> int:
         **os.environ,
         "BOOK_FOOTER": info.footer,
         "PYTHONPATH": str(ROOT),
-        "NO_COLOR": "1",
     }
     print("pages: jupyter-book", flush=True)
     result = subprocess.run(
