@@ -80,8 +80,10 @@ def test_clip_knows_which_caption_belongs_to_which_image() -> None:
     assert found.float().mean() > 0.5  # one in 32 by chance
 
 
-def test_packed_questions_are_answered_as_if_alone(shipped) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_questions_are_answered_as_if_alone(shipped, attention: str) -> None:
     model, processor = shipped
+    model.set_attn_implementation(attention)
     scenes = [SceneVQA("validation")[i] for i in range(2)]
     ids, positions, labels, mask = pack([s.questions for s in scenes], 144)
     images = processor.image_processor([s.image for s in scenes], return_tensors="pt")

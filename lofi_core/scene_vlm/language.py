@@ -22,7 +22,7 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Packed:
-    """Token ids, positions, labels (B, L), attention mask (B, 1, L, L) and features (B, N, C)."""
+    """Token ids, positions, labels (B, L), additive mask (B, 1, L, L) and features (B, N, C)."""
 
     ids: Tensor
     positions: Tensor
@@ -34,8 +34,9 @@ class Packed:
 def pack(scenes: list[tuple[Question, ...]], image_tokens: int) -> tuple[Tensor, ...]:
     """Pack each scene's questions behind one image.
 
-    Returns ids, positions and labels (B, L) and the boolean attention mask (B, 1, L, L).
-    Only the answer and the ``</s>`` after it are labelled.
+    Returns ids, positions and labels (B, L), and a mask (B, 1, L, L) to add to attention scores:
+    explicit attention would take a boolean one for numbers, and hide nothing.  Only the answer and
+    the ``</s>`` after it are labelled.
     """
     tok = tokenizer()
     prefix = tok(PREFIX.replace("<image>", "<image>" * image_tokens))["input_ids"]
@@ -58,7 +59,8 @@ def pack(scenes: list[tuple[Question, ...]], image_tokens: int) -> tuple[Tensor,
 
     block_of = padded(3, -1)
     same = (block_of[:, None, :] == 0) | (block_of[:, None, :] == block_of[:, :, None])
-    mask = same & torch.ones(length, length, dtype=torch.bool).tril()
+    seen = same & torch.ones(length, length, dtype=torch.bool).tril()
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
     return padded(0, int(tok.pad_token_id)), padded(1, 0), padded(2, IGNORE), mask[:, None]
 
 
