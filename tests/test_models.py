@@ -61,10 +61,12 @@ def no_grad() -> Any:
 def setup(
     family: str, layout: str = "one", device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Any, dict[str, Tensor]]:
-    rows, side = LAYOUTS[layout]
-    inputs = FAMILIES[family].inputs(rows, side)
-    inputs = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
-    return FAMILIES[family].model(dtype).to(device), inputs
+    inputs = FAMILIES[family].inputs(*LAYOUTS[layout])
+    return FAMILIES[family].model(dtype).to(device), to(inputs, device, dtype)
+
+
+def to(inputs: dict[str, Tensor], device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
 
 
 def columns(family: str, model: Any, inputs: dict[str, Any], report: Any) -> Tensor:
@@ -238,7 +240,7 @@ def test_each_row_equals_the_row_alone(family: str, side: str, pruner: str, devi
     pruned = prune_inputs(model, inputs, PRUNERS[pruner])
     logits = model(**pruned).logits
     for b, row in enumerate(rows):
-        alone = FAMILIES[family].inputs([row], seeds=[b])
+        alone = to(FAMILIES[family].inputs([row], seeds=[b]), device, torch.float32)
         one = prune_inputs(model, alone, PRUNERS[pruner]) if "a" in row else alone
         got = logits[b][pruned["attention_mask"][b].bool()]
         torch.testing.assert_close(got, model(**one).logits[0], rtol=0, atol=1e-5)
@@ -446,7 +448,7 @@ def test_static_cache(family: str) -> None:
 def test_second_question(family: str) -> None:
     """A second question over the cached, pruned history equals running it all again."""
     tiny = FAMILIES[family]
-    model = tiny.model()
+    model, _ = setup(family)
     options = dict(max_new_tokens=4, do_sample=False)
     first = prune_inputs(model, tiny.inputs([[3, "a", 4]]), LoFi(keep=0.5))
     out = model.generate(**first, **options, return_dict_in_generate=True)
