@@ -143,8 +143,8 @@ class EncodedInputs:
             inputs["position_ids"] = self.family.positions(
                 self.model, self.inputs, inputs["attention_mask"]
             )
-        pad = getattr(self.model.config.get_text_config(), "pad_token_id", None)
-        shorter = drop_tokens(inputs, keep, 0 if pad is None else pad)
+        pad = getattr(self.model.config.get_text_config(), "pad_token_id", None) or 0
+        shorter = drop_tokens(inputs, keep, pad_token_id=max(0, pad))  # some configurations say -1
         if positions == "compact":
             shorter["position_ids"] = compact_positions(
                 shorter["position_ids"], shorter["attention_mask"]
