@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.inside import InsidePruner, Stage, solve
+from lofi_core.pruners.inside import InsidePruner, LayerView, Stage, solve
 
 __all__ = ["DART"]
 
@@ -85,6 +85,13 @@ class DART(InsidePruner, name="dart"):
         if self.keep is None:
             return stages(self.share(N))
         return solve(lambda x: stages(int(x * N / pivots + 1)), self.keep, N, layers, "DART")
+
+    def pick(self, view: LayerView, stage: Stage) -> tuple[Tensor, None]:
+        """Choose by keys of the layer before and by what enters the next."""
+        image, text = self.pivots(view.keys(), view.visual, view.after)
+        pivots = self.image_pivots + self.text_pivots
+        t = (stage.count - self.image_pivots) // pivots
+        return self.choose(view.normed(), view.visual, image, self.turns(image, text), t), None
 
     def pivots(self, keys: Tensor, visual: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Choose visual and text pivots, where they stand, by falling norm of their keys.

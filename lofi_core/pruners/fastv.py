@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.inside import InsidePruner, Stage, solve
+from lofi_core.pruners.inside import InsidePruner, LayerView, Stage, solve
 
 __all__ = ["FastV"]
 
@@ -24,12 +24,12 @@ class FastV(InsidePruner, name="fastv"):
     ----------
     layer : int >= 1
         K.
-    drop : float in [0, 1)
-        Share R that is dropped there; not used where ``keep`` is given.
+    ratio : float in [0, 1)
+        R, the share that is dropped there; not used where ``keep`` is given.
     """
 
     layer: int = 2
-    drop: float = 0.5
+    ratio: float = 0.5
 
     paper = "2403.06764"
     reads = "attention of the prompt's last token in layer K - 1"
@@ -39,15 +39,20 @@ class FastV(InsidePruner, name="fastv"):
     def __post_init__(self) -> None:
         """Refuse a share that means nothing."""
         super().__post_init__()
-        if not 0 <= self.drop < 1:
-            raise LofiError(f"FastV: drop={self.drop}; expected a share in [0, 1)")
+        if not 0 <= self.ratio < 1:
+            raise LofiError(f"FastV: ratio={self.ratio}; expected a share in [0, 1)")
 
     def schedule(self, N: int, layers: int) -> list[Stage]:
         """Drop once; with ``keep``, as many as meet the budget."""
         if self.keep is None:
-            return self.checked([Stage(self.layer, round(N * (1 - self.drop)))], layers)
+            return self.checked([Stage(self.layer, round(N * (1 - self.ratio)))], layers)
         self.checked([Stage(self.layer, 0)], layers)
         return solve(lambda x: [Stage(self.layer, round(N * x))], self.keep, N, layers, "FastV")
+
+    def pick(self, view: LayerView, stage: Stage) -> tuple[Tensor, None]:
+        """Choose by the last token's attention in the layer before."""
+        row = view.previous(view.visual.new_tensor([len(view.hidden) - 1]))[:, 0]
+        return self.choose(row, view.visual, stage.count), None
 
     def scores(self, row: Tensor, visual: Tensor) -> Tensor:
         """Score visual tokens by the last token's attention.

@@ -15,19 +15,56 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
+from torch import Tensor
+
 from lofi_core.errors import LofiError
 from lofi_core.pruners.base import Pruner, Selection, VisualTokens
 from lofi_core.pruners.budget import check_fraction
 
-__all__ = ["InsidePruner", "Stage", "mean_tokens", "solve"]
+__all__ = ["InsidePruner", "LayerView", "Stage", "mean_tokens", "solve"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Before ``layer``, counted from 0, visual tokens become ``count``."""
+    """Before ``layer``, counted from 0, visual tokens become ``count``, some of them ``merged``."""
 
     layer: int
     count: int
+    merged: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class LayerView:
+    """What a method may look at between two layers, for one prompt of L tokens without padding.
+
+    Parameters
+    ----------
+    hidden : Tensor, shape (L, D)
+        What enters the next layer.
+    normed : callable
+        Returns the same after the model's final norm.
+    visual, after : Tensor, shape (n,) and (M,), int64
+        Where the visual tokens, and the tokens after the last of them, stand.
+    positions : Tensor, shape (L,)
+        Position ids.
+    inputs : tuple of Tensors, shape (N, D) and (M, D)
+        Input embeddings, before the first layer, of all visual tokens and of those after them.
+    previous, following : callable
+        Maps where R tokens stand, (R,), to their attention in the layer before or after, softmaxed:
+        (H, R, L), float32.
+    keys : callable
+        Returns the keys of the layer before, after rotary embedding: (H', L, d).
+    """
+
+    hidden: Tensor
+    normed: Callable[[], Tensor]
+    visual: Tensor
+    after: Tensor
+    positions: Tensor
+    inputs: tuple[Tensor, Tensor]
+    previous: Callable[[Tensor], Tensor]
+    following: Callable[[Tensor], Tensor]
+    keys: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +87,18 @@ class InsidePruner(Pruner):
         if self.keep is not None:
             check_fraction(type(self).__name__, "keep", self.keep)
 
+    renumbers: ClassVar[bool] = False
+
+    @abstractmethod
+    def pick(self, view: LayerView, stage: Stage) -> tuple[Tensor, Tensor | None]:
+        """Choose among the n visual tokens of a prompt.
+
+        Returns
+        -------
+        tuple
+            Indices in 0..n-1, ascending, and merged tokens (c, D) to stand behind them, or None.
+        """
+
     @abstractmethod
     def schedule(self, N: int, layers: int) -> list[Stage]:
         """Say what happens to N visual tokens in a model of so many layers.
@@ -64,8 +113,8 @@ class InsidePruner(Pruner):
         """Refuse: there is nothing to choose by before the language model runs."""
         raise LofiError(
             f"{type(self).__name__}: acts inside the language model, on attention or keys that do "
-            "not exist before it runs; expected a pruner that acts before it: `prune_inputs` "
-            "cannot run this one"
+            "not exist before it runs; expected a pruner that acts before it: run this one with "
+            "lofi_core.inside.pruning_inside"
         )
 
     def checked(self, stages: Sequence[Stage], layers: int) -> list[Stage]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.pruners.fastv import FastV
-from lofi_core.pruners.inside import InsidePruner, Stage, solve
+from lofi_core.pruners.inside import InsidePruner, LayerView, Stage, solve
 
 __all__ = ["PyramidDrop", "last_row"]
 
@@ -40,6 +40,7 @@ class PyramidDrop(InsidePruner, name="pyramiddrop"):
         "keep is met by ratios rho, rho^2, ... at the authors' layers, or earlier ones where those "
         "cost too much: our variant"
     )
+    renumbers = True
 
     def __post_init__(self) -> None:
         """Refuse stages that do not go down."""
@@ -72,6 +73,11 @@ class PyramidDrop(InsidePruner, name="pyramiddrop"):
             layers,
             "PyramidDrop",
         )
+
+    def pick(self, view: LayerView, stage: Stage) -> tuple[Tensor, None]:
+        """Choose by the last token's attention in the layer that follows."""
+        row = view.following(view.visual.new_tensor([len(view.hidden) - 1]))[:, 0]
+        return self.choose(row, view.visual, stage.count), None
 
     def scores(self, row: Tensor, visual: Tensor) -> Tensor:
         """Score visual tokens by the last token's attention, see `FastV.scores`."""

@@ -274,7 +274,7 @@ def _hired_next(x: Tensors, p: Params) -> Tensors:
 def _fastv(x: Tensors, p: Params) -> Tensors:
     row = x["attn_last_row"] if "attn_last_row" in x else x["attn"][0, :, -1]
     N, start = p["image_len"], p["image_start"]
-    pruner = FastV(layer=p["K"], drop=1 - p["keep"] / N if p["r"] is None else p["r"])
+    pruner = FastV(layer=p["K"], ratio=1 - p["keep"] / N if p["r"] is None else p["r"])
     visual = torch.arange(start, start + N)
     count = pruner.schedule(N, layers=p["K"] + 1)[0].count
     kept = pruner.choose(row, visual, count)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.inside import InsidePruner, Stage, solve
+from lofi_core.pruners.inside import InsidePruner, LayerView, Stage, solve
 
 __all__ = ["SparseVLM", "SparseVLMPlus", "density_peaks", "position_prior"]
 
@@ -60,6 +60,7 @@ class SparseVLM(InsidePruner, name="sparsevlm"):
         64: (66, 30, 17),
     }
     recycles: ClassVar[bool] = True
+    renumbers = True
 
     def __post_init__(self) -> None:
         """Refuse a budget that the authors have no list for."""
@@ -78,8 +79,9 @@ class SparseVLM(InsidePruner, name="sparsevlm"):
                 # 0 drops all, 1/2 is what the authors do, 1 drops nothing.
                 wanted = 2 * x * count if x <= 0.5 else count + (2 * x - 1) * (N - count)
                 kept = self.kept(round(wanted), n)
-                n = kept + (self.recycled(n - kept)[1] if self.recycles else 0)
-                result.append(Stage(layer + 1, n))
+                merged = self.recycled(n - kept)[1] if self.recycles else 0
+                n = kept + merged
+                result.append(Stage(layer + 1, n, merged))
             return self.checked(result, layers)
 
         if self.keep is None:
@@ -94,6 +96,22 @@ class SparseVLM(InsidePruner, name="sparsevlm"):
         """Tokens recycled of those dropped, and clusters they make."""
         t = int(0.3 * dropped) + 1
         return t, int(t / 10) + 1
+
+    def pick(self, view: LayerView, stage: Stage) -> tuple[Tensor, Tensor | None]:
+        """Choose by the raters' attention in the layer before, and recycle."""
+        if not len(view.after):
+            raise LofiError(
+                f"{type(self).__name__}: no text after the image; expected a question there, whose "
+                "words rate the visual tokens"
+            )
+        raters = view.after[self.raters(*view.inputs)]
+        scores = self.scores(view.previous(raters), view.visual, raters, view.positions)
+        kept = self.choose(scores, stage.count - stage.merged)
+        if not self.recycles:
+            return kept, None
+        dropped = torch.ones_like(scores, dtype=torch.bool)
+        dropped[kept] = False
+        return kept, self.recycle(view.hidden[view.visual[dropped]], scores[dropped])
 
     def raters(self, visual: Tensor, text: Tensor) -> Tensor:
         """Choose raters among the text tokens after the image: indices, ascending.
@@ -179,6 +197,7 @@ class SparseVLMPlus(SparseVLM, name="sparsevlm+"):
         64: (66, 34, 20),
     }
     recycles: ClassVar[bool] = False
+    renumbers = False
 
     def scores(self, rows: Tensor, visual: Tensor, raters: Tensor, positions: Tensor) -> Tensor:
         """Score visual tokens by the heads that look at them most, position's part removed."""
