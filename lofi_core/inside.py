@@ -180,15 +180,17 @@ class _Engine:
         self.inputs = [(x[v], x[a]) for x, v, a in zip(embeds, visual, after, strict=True)]
         counts = visual.sum(-1).tolist()
         self.stages = [self.pruner.schedule(n, len(self.layers)) if n else [] for n in counts]
-        if cache is not None:
-            from transformers import DynamicCache
 
-            if not isinstance(cache, DynamicCache):
-                raise LofiError(
-                    f"pruning_inside: a {type(cache).__name__}; expected a DynamicCache, whose "
-                    "layers may differ in length"
-                )
-            self.caches[cache] = self.through
+    def _remember(self, cache: Any) -> None:
+        """Tie what is known of the prompt to the cache that holds it."""
+        from transformers import DynamicCache
+
+        if not isinstance(cache, DynamicCache):
+            raise LofiError(
+                f"pruning_inside: a {type(cache).__name__}; expected a DynamicCache, whose layers "
+                "may differ in length"
+            )
+        self.caches[cache] = self.through
 
     def _before(self, index: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -196,6 +198,8 @@ class _Engine:
             if self.prompt:
                 if index:
                     hidden = self._enter(index, hidden)
+                elif kwargs.get("past_key_values") is not None:
+                    self._remember(kwargs["past_key_values"])
                 if index == len(self.layers) - 1:
                     counts = [sequence.visual.sum(-1).cpu() for sequence in self.through]
                     self.report.entered.append(torch.stack(counts, 1))
@@ -244,7 +248,11 @@ class _Engine:
     def _enter(self, index: int, hidden: Tensor) -> Tensor:
         """Drop what the rows' stages drop before this layer."""
         old = self.through[-1]
-        due = [[s for s in stages if s.layer == index] for stages in self.stages]
+        present = old.visual.sum(-1).tolist()
+        due = [
+            [s for s in stages if s.layer == index and s.count - s.merged < n]
+            for stages, n in zip(self.stages, present, strict=True)
+        ]
         if not any(due):
             self.through.append(_copy(old))
             return hidden
@@ -257,8 +265,7 @@ class _Engine:
                 "after": old.after[b, places],
                 "positions": old.positions[b, places],
             }
-            n = int(row["visual"].sum())
-            if stages and stages[0].count - stages[0].merged < n:
+            if stages:
                 row = self._drop(b, stages[0], row, places, index)
             rows.append(row)
         self.attended = None

@@ -11,11 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny import FAMILIES
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
 from lofi_core.errors import LofiError
 from lofi_core.leverage import ridge_leverage_scores
+from lofi_core.models import prune_inputs
 from lofi_core.pruners import (
     LRCP,
     AveragePool,
@@ -329,6 +331,43 @@ def test_hired_votes_by_quadrant() -> None:
     tokens.first_cls_attention[..., [2, 3, 6, 7]] = 1
     overview = HiRED(keep=0.2, alpha=0.75).budgets(tokens)[0].tolist()
     assert overview == [12, 0, 4, 0, 0]
+
+
+# Through a model: what the encoder delivers is what the methods need
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next"])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_through_a_model(name: str, family: str) -> None:
+    model = FAMILIES[family].model()
+    with torch.no_grad():
+        inputs = FAMILIES[family].inputs([[3, "a", 4], [2, "a", 1, "a", 2]])
+        pruned = prune_inputs(model, inputs, get_pruner(name, keep=0.5, **TEXT.get(name, {})))
+        for picture in pruned.report.images:
+            N = sum(mask.numel() for mask in picture.masks)
+            assert len(picture.kept) == token_count(0.5, N)
+        assert model(**pruned).logits.isfinite().all()
+        every = prune_inputs(model, inputs, get_pruner(name, keep=1.0, **TEXT.get(name, {})))
+        assert torch.equal(model(**every).logits, model(**inputs).logits)
+
+
+def test_merged_tokens_are_projected() -> None:
+    """What the language model gets is the projector's image of what was merged before it."""
+    model = FAMILIES["llava"].model()
+    inputs = FAMILIES["llava"].inputs([[3, "a", 4]])
+    seen: list[Tensor] = []
+
+    class Spy(VisionZip):
+        def merge(self, tokens: VisualTokens) -> list[Any]:
+            merged = super().merge(tokens)
+            seen.append(merged[0].tokens)
+            return merged
+
+    with torch.no_grad():
+        pruned = prune_inputs(model, inputs, Spy(keep=0.5, order="authors"))
+        expected = model.base_model.multi_modal_projector(seen[0])
+    got = torch.cat(list(pruned["mm_encoder_outputs"]["image"].pooler_output))
+    torch.testing.assert_close(got.flatten(), expected.flatten())
 
 
 # Methods that act inside the language model
