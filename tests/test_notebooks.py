@@ -62,8 +62,13 @@ def test_one_parameters_cell_with_profile_and_seed(notebook: NotebookNode) -> No
 
 def lines_to_read(source: str) -> list[str]:
     """Lines of a cell that say something: neither blank nor a comment nor an import."""
-    stripped = (line.strip() for line in source.splitlines())
-    return [line for line in stripped if line and not line.startswith(("#", "import ", "from "))]
+    lines = source.splitlines()
+    for node in ast.parse(re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M)).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            lines[node.lineno - 1 : node.end_lineno] = [""] * len(
+                lines[node.lineno - 1 : node.end_lineno]
+            )
+    return [line for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
 def test_code_cells_are_short(notebook: NotebookNode) -> None:
