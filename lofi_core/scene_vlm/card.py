@@ -111,9 +111,9 @@ does not look; *unsure* is the share of answers given with less than 90 % of the
 From scratch on SceneVQA's training split, which shares neither images nor handwritten digits with
 the test split. First the CLIP: contrast with exact captions, grounding of short texts in patches,
 and linear read-outs of each patch's object. Then, with the vision tower frozen, projector and
-language model on all seven questions of a scene at once. AdamW, bfloat16 autocast, a plateau and a
-linear decay of the rate. `training-log.jsonl` is the log of that run,
-`recipe.json` its numbers:
+language model on all questions of a scene at once; three attention heads of each of the two middle
+layers were taught to look at the objects asked about. AdamW, bfloat16 autocast, a plateau and a
+linear decay of the rate. `training-log.jsonl` is the log of that run, `recipe.json` its numbers:
 
 | setting | value |
 | :-- | --: |

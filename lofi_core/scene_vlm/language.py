@@ -3,32 +3,42 @@
 The questions of an image are packed behind one copy of it.  A block mask hides them from each
 other and every question's positions restart after the image, so that each sees exactly what it
 would see alone; the image is paid for once instead of seven times.
+
+Where to look is the slow thing to learn, and here it is known: some attention heads of the middle
+layers are taught to look, from where an answer begins, at the patches of the objects asked about.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from lofi_core.scene_vlm.build import tokenizer
-from lofi_core.scenes import Question, SceneVQA
+from lofi_core.scene_vlm.vision import GRID, covered_patches
+from lofi_core.scenes import Question, SceneObject, SceneVQA
 
 PREFIX = "USER: <image>\n"
 IGNORE = -100
+LAYERS, HEADS = (1, 2), 3  # the heads that are taught where to look: the first ones of two layers
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Token ids, positions, labels (B, L), additive mask (B, 1, L, L) and features (B, N, C)."""
+    """Token ids, positions, labels (B, L), additive mask (B, 1, L, L), features (B, N, C).
+
+    ``where`` (A, HEADS, N) marks, for each of the A answers, patches each taught head should find.
+    """
 
     ids: Tensor
     positions: Tensor
     labels: Tensor
     mask: Tensor
     features: Tensor
+    where: Tensor
 
 
 def pack(scenes: list[tuple[Question, ...]], image_tokens: int) -> tuple[Tensor, ...]:
@@ -64,6 +74,15 @@ def pack(scenes: list[tuple[Question, ...]], image_tokens: int) -> tuple[Tensor,
     return padded(0, int(tok.pad_token_id)), padded(1, 0), padded(2, IGNORE), mask[:, None]
 
 
+def places_to_look(q: Question, objects: tuple[SceneObject, ...]) -> np.ndarray:
+    """Patches (HEADS, N) of the objects asked about: of all, or, of two related ones, in turn."""
+    patches = [covered_patches(objects[i]).reshape(-1) for i in q.about]
+    if q.family == "spatial":
+        return np.stack([patches[head % 2] for head in range(HEADS)])
+    union = np.any([np.zeros(GRID**2, bool), *patches], axis=0)
+    return np.repeat(union[None], HEADS, axis=0)
+
+
 class LanguageData:
     """Batches of packed questions over image features that are computed once.
 
@@ -94,31 +113,46 @@ class LanguageData:
             chunks.append(hidden[:, 1:].half().cpu())
         self.features = torch.cat(chunks)  # (n, N, C)
 
-    def batch(self, index: Tensor, draw: int) -> Packed:
-        """The scenes of ``index`` with the ``draw``-th draw of their questions."""
-        data = SceneVQA(self.data.split, self.data.seed, draw)
-        questions = [data.describe(i)[1] for i in index.tolist()]
+    def batch(self, index: Tensor, draws: Iterable[int]) -> Packed:
+        """Pack the scenes of ``index`` with several draws of their questions."""
+        sets = [SceneVQA(self.data.split, self.data.seed, draw) for draw in draws]
+        objects = [self.data.describe(i)[0] for i in index.tolist()]
+        questions = [sum((data.describe(i)[1] for data in sets), ()) for i in index.tolist()]
+        where = [places_to_look(q, o) for qs, o in zip(questions, objects, strict=True) for q in qs]
         parts = pack(questions, self.features.shape[1])
         ids, positions, labels, mask = (p.to(self.device) for p in parts)
         features = self.features[index].to(self.device).float()
-        return Packed(ids, positions, labels, mask, features)
+        found = torch.from_numpy(np.stack(where)).to(self.device)
+        return Packed(ids, positions, labels, mask, features, found)
 
 
 def language_loss(
     model: LlavaForConditionalGeneration, batch: Packed
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of the labelled tokens, and the accuracy of the answers."""
+    """Cross entropy of the labelled tokens, plus what the taught heads miss (eager attention)."""
     embeds = model.get_input_embeddings()(batch.ids)
     images = model.model.multi_modal_projector(batch.features).to(embeds.dtype)
     embeds = embeds.masked_scatter((batch.ids == model.config.image_token_id)[..., None], images)
-    hidden = model.model.language_model(
+    out = model.model.language_model(
         inputs_embeds=embeds,
         attention_mask=batch.mask,
         position_ids=batch.positions,
         use_cache=False,
-    ).last_hidden_state
+        output_attentions=True,
+    )
     asked = batch.labels != IGNORE
-    logits, labels = model.lm_head(hidden[asked]).float(), batch.labels[asked]
+    logits, labels = model.lm_head(out.last_hidden_state[asked]).float(), batch.labels[asked]
     answers = labels != model.config.eos_token_id
     right = (logits.argmax(-1) == labels)[answers]
-    return F.cross_entropy(logits, labels), {"accuracy": right.float().mean().item()}
+
+    row, place = (asked & (batch.labels != model.config.eos_token_id)).nonzero().unbind(-1)
+    start = int((batch.ids[0] == model.config.image_token_id).nonzero()[0])
+    patches = slice(start, start + batch.where.shape[-1])
+    taught = batch.where.any(-1)
+    looking = logits.new_zeros(())
+    for layer in LAYERS:
+        attention = out.attentions[layer][row, :HEADS, place, patches].float()  # (A, HEADS, N)
+        mass = (attention * batch.where).sum(-1)[taught]
+        looking = looking - mass.clamp(min=1e-4).log().mean()
+    metrics = {"accuracy": right.float().mean().item(), "looking": looking.item()}
+    return F.cross_entropy(logits, labels) + looking / 4, metrics

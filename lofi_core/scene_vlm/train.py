@@ -35,8 +35,9 @@ class Recipe:
     scenes: int = 20_480
     vision_steps: int = 1_800
     vision_batch: int = 64
-    language_steps: int = 2_400
-    language_batch: int = 24
+    language_steps: int = 3_400
+    language_batch: int = 16
+    language_draws: int = 2
     vision_rate: float = 1.5e-3
     language_rate: float = 1e-3
 
@@ -138,6 +139,12 @@ def batch_index(recipe: Recipe, stage: int, step: int, size: int) -> Tensor:
     return torch.from_numpy(np.sort(rng.choice(recipe.scenes, size, replace=False)))
 
 
+def draws_of(recipe: Recipe, step: int) -> range:
+    """Question draws of a step: new ones each time the scenes have been through once."""
+    turn = step * recipe.language_batch // recipe.scenes
+    return range(turn * recipe.language_draws, (turn + 1) * recipe.language_draws)
+
+
 def train(recipe: Recipe, folder: Path, out: Path, device: torch.device) -> None:
     """Run both stages in ``folder`` and write the model to ``out``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +175,7 @@ def train(recipe: Recipe, folder: Path, out: Path, device: torch.device) -> None
     def language_step(step: int) -> tuple[Tensor, Metrics]:
         i = batch_index(recipe, 1, step, recipe.language_batch)
         with torch.autocast(device.type, torch.bfloat16):
-            return language_loss(model, language.batch(i, draw=step * len(i) // recipe.scenes))
+            return language_loss(model, language.batch(i, draws_of(recipe, step)))
 
     projector, lm = model.model.multi_modal_projector, model.model.language_model
     trained = nn.ModuleList([projector, lm, model.lm_head])
