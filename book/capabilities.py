@@ -1,15 +1,12 @@
 """Which model families can be pruned, and how: a table made of the tests' results, never typed.
 
-    python -m book.capabilities            run the contract, write book/results/capabilities.json
-    python -m book.capabilities --table    show the table of the last run, and write it into every
-                                           page that has a place for it
+    python -m book.capabilities    run the contract, write book/results/capabilities.json
 
-A page has a place for the table between the comments `BEGIN` and `END`.
+`book.tables` puts the table on its pages.
 A cell says yes if every case of the contract (tests/test_models.py) that bears on it passed, no if
 one failed, and nothing if there is none.
 """
 
-import argparse
 import json
 import platform
 import sys
@@ -21,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["BEGIN", "COLUMNS", "END", "RESULTS", "insert", "pages", "render", "summarise"]
+__all__ = ["COLUMNS", "RESULTS", "render", "summarise"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results" / "capabilities.json"
-BEGIN, END = "<!-- capabilities: begin -->", "<!-- capabilities: end -->"
 
 # A case: the test's name and parameters, where it ran, how it ended.
 Case = dict[str, Any]
@@ -103,18 +99,6 @@ def render(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def pages() -> list[Path]:
-    """Find the pages that have a place for the table."""
-    found = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
-    return [page for page in found if page.exists() and BEGIN in page.read_text()]
-
-
-def insert(page: str, table: str) -> str:
-    """Put the table in its place on a page."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
-
-
 class Recorder:
     """A pytest plugin that notes how each case of a family ended."""
 
@@ -139,16 +123,8 @@ class Recorder:
             self.cases.append(case | {"passed": report.passed})
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the contract or show its table; the exit status is that of the tests."""
-    parser = argparse.ArgumentParser(prog="book.capabilities", description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="show and insert the last run's table")
-    if parser.parse_args(argv).table:
-        table = render(json.loads(RESULTS.read_text()))
-        for page in pages():
-            page.write_text(insert(page.read_text(), table))
-        print(table)
-        return 0
+def main() -> int:
+    """Run the contract and record how it ended; the exit status is that of the tests."""
     import pytest  # here, because the table alone needs no test extras
 
     recorder = Recorder()

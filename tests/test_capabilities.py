@@ -2,7 +2,7 @@
 
 import json
 
-from book.capabilities import BEGIN, COLUMNS, END, RESULTS, insert, pages, render, summarise
+from book.capabilities import COLUMNS, RESULTS, render, summarise
 from lofi_core.families import FAMILIES
 
 
@@ -32,10 +32,3 @@ def test_the_recorded_table_covers_every_family_and_column() -> None:
         assert set(row) == set(COLUMNS)
         assert row["CPU"][0] == row["CPU"][1] > 0, family
         assert row["image"][1] > 0 and row["padded batch"][1] > 0
-
-
-def test_pages_show_the_recorded_table() -> None:
-    table = render(json.loads(RESULTS.read_text()))
-    for page in pages():
-        assert insert(page.read_text(), table) == page.read_text(), f"{page.name}: insert it again"
-    assert insert(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
