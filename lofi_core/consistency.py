@@ -3,11 +3,10 @@
 With p and q the reference's and the candidate's distributions over a question's admissible answers,
 and a the reference's most probable one, a question has
 
-    flip             1 if the two answers differ, 0 if not
-    JSD and TV       of p and q, see `lofi_core.divergence`
-    margin change    (q_a - max_{i != a} q_i) - (p_a - max_{i != a} p_i), in [-2, 1]: what happens
-                     to the lead of the reference's answer; where it loses more than it had, another
-                     answer leads
+* flip: 1 if the two answers differ, 0 if not;
+* JSD and TV of p and q, see `lofi_core.divergence`;
+* margin change, ``(q_a - max_{i != a} q_i) - (p_a - max_{i != a} p_i)``, in [-2, 1]: what happens
+  to the lead of the reference's answer; where it loses more than it had, another answer leads.
 
 All that `compare` reports are means of such quantities, with intervals clustered by image. Some
 answers flip by rounding alone, under another batch size or attention back-end; comparing the
