@@ -140,10 +140,10 @@ def test_pinned_mean_is_met_exactly_by_one_tolerance(mean: float, seed: int) -> 
     assert counts.sum() == max(5 * 2, round(mean * 5 * 24))
     assert counts.min() >= 2 and counts.max() <= 24
     # There is an eps of which these are the counts, but for the one image where it falls between.
-    whole = ipr(X)
+    whole = ipr(X, center=True)
     missed = torch.stack(
         [
-            (ipr(X[b : b + 1, :m])[0] - whole[b]).abs() / whole[b]
+            (ipr(X[b : b + 1, :m], center=True)[0] - whole[b]).abs() / whole[b]
             for b in range(5)
             for m in range(2, 25)
         ]

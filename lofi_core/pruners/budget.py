@@ -45,20 +45,20 @@ class IPRBudget:
         tokens). One tolerance is then solved for, and ``eps`` is not used: the images share out a
         fixed number of tokens, so that dynamic and fixed budgets compare at equal cost.
     center : bool
-        Take the IPR of each prefix about its own mean token.
+        Take the IPR of each prefix about its own mean token, as LoFi takes its scores.
 
     Examples
     --------
     >>> import torch
     >>> X = torch.eye(4)[[0, 1, 2, 3, 0, 1, 2, 3]][None]
-    >>> IPRBudget(eps=0.01, floor=0.1).counts(X, torch.arange(8)[None])
+    >>> IPRBudget(eps=0.01, floor=0.1, center=False).counts(X, torch.arange(8)[None])
     tensor([4])
     """
 
     eps: float = 0.1
     floor: float = 0.05
     mean: float | None = None
-    center: bool = False
+    center: bool = True
 
     def __post_init__(self) -> None:
         """Refuse tolerances and fractions that mean nothing."""
