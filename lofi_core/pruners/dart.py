@@ -53,7 +53,8 @@ class DART(InsidePruner, name="dart"):
     follows = "code"
     deviations = (
         "pivots take turns by the norm of their keys, where the code leaves their order to the "
-        "hash table of a set, unless bug_compatible; keep is met from below, to 8 tokens"
+        "hash table of a set, unless bug_compatible; norms of rotated keys depend on absolute "
+        "positions, so padding matters where it is given ids; keep is met from below, to 8 tokens"
     )
 
     def __post_init__(self) -> None:
@@ -113,7 +114,7 @@ class DART(InsidePruner, name="dart"):
     def turns(self, image: Tensor, text: Tensor) -> list[int]:
         """Return the order in which pivots take their tokens."""
         if self.bug_compatible:
-            return list(set(image.tolist()) | set(text.tolist()))
+            return list(set(image.tolist() + text.tolist()))
         return image.tolist() + text.tolist()
 
     def choose(
