@@ -35,7 +35,7 @@ class Recipe:
     scenes: int = 20_480
     vision_steps: int = 1_800
     vision_batch: int = 64
-    language_steps: int = 3_400
+    language_steps: int = 2_700
     language_batch: int = 16
     language_draws: int = 2
     vision_rate: float = 1.5e-3
