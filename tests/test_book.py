@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, sync_playwright
 from book import execute, gates
 from book.build import toc_notebooks
 from book.provenance import BuildInfo, status_page
-from tests.site import Links, Visit, serve
+from tests.built_site import Links, Visit, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
