@@ -1,0 +1,250 @@
+"""Evaluate a model under many pruners and keep every single answer.
+
+The data come in blocks of a few images. When all arms have answered a block, its records appear as
+one file, ``parts/00007.parquet``; a run that was killed goes on with the blocks that are missing.
+Process r of W takes the blocks r, r + W, ...; what is in a block does not depend on W, and whoever
+finds all blocks there puts them together, so the processes share nothing but a folder.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm import tqdm
+
+from lofi_core.arms import UNPRUNED, arms, ask_arms
+from lofi_core.errors import LofiError
+from lofi_core.pruners import Pruner, pruner_names
+from lofi_core.records import (
+    VERSION,
+    claim_folder,
+    fingerprint,
+    merge_records,
+    read_records,
+    write_records,
+)
+from lofi_core.scene_vlm import PATH
+from lofi_core.scenes import Scene, SceneVQA
+
+__all__ = ["evaluate", "main"]
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    scenes: Sequence[Scene],
+    pruners: Sequence[Pruner],
+    folder: Path,
+    data: str,
+    n: int | None = None,
+    images_per_batch: int = 8,
+) -> Path | None:
+    """Ask every question of the first ``n`` scenes, unpruned and under every pruner.
+
+    Environment variables ``RANK`` and ``WORLD_SIZE``, as ``accelerate launch`` sets them, say which
+    part of the blocks is this process's.
+
+    Parameters
+    ----------
+    model, processor
+        As `lofi_core.answers.ask` takes them.
+    scenes : sequence of Scene
+        ``SceneVQA``, or anything with the same fields. Only the block at hand is loaded.
+    pruners : sequence of Pruner
+        The arms after the unpruned one, which is always number 0.
+    folder : Path
+        Where the run lives. Several processes, on several machines, need to see the same.
+    data : str
+        Name of the data, for the records.
+    n : int, optional
+        How many scenes; by default all.
+    images_per_batch : int
+        Size of a block; all questions of its images are asked in one batch.
+
+    Returns
+    -------
+    Path or None
+        ``folder / "records.parquet"``, sorted by arm, image and question; None if other processes
+        have blocks left to do.
+
+    Raises
+    ------
+    LofiError
+        If the folder holds another run, a part of it cannot be read, ``RANK`` and ``WORLD_SIZE`` do
+        not fit, or as `lofi_core.arms.ask_arms`.
+    """
+    n = len(scenes) if n is None else n
+    if not 1 <= n <= len(scenes) or images_per_batch < 1:
+        raise LofiError(
+            f"evaluate: n={n} of {len(scenes)} scenes, {images_per_batch} a batch; expected at "
+            "least one of each, and no more scenes than there are"
+        )
+    plan = _plan(model, data, n, images_per_batch, pruners)
+    claim_folder(folder, plan)
+    every = [UNPRUNED, *pruners]
+    facts = [_facts(plan["run"], arm) for arm in every]
+    facts[0] |= {"pruner": "none", "parameters": "", "seed": None}
+    parts = [folder / "parts" / f"{b:05}.parquet" for b in range(-(-n // images_per_batch))]
+    rank, world = _place()
+    mine = range(rank, len(parts), world)
+    todo = [b for b in mine if not parts[b].exists()]
+    bar = tqdm(todo, "blocks", len(mine), initial=len(mine) - len(todo), disable=rank > 0)
+    for b in bar:
+        start = b * images_per_batch
+        block = [scenes[i] for i in range(start, min(start + images_per_batch, n))]
+        rows = ask_arms(model, processor, block, every)
+        for row in rows:
+            row |= facts[row["arm"]]
+            row["image"] += start
+        write_records(parts[b], rows)
+    result = folder / "records.parquet"
+    if not result.exists():
+        if not all(part.exists() for part in parts):
+            return None
+        merge_records(result, parts)
+    return result
+
+
+def _plan(model: Any, data: str, n: int, size: int, pruners: Sequence[Pruner]) -> dict[str, Any]:
+    """Everything that the records depend on."""
+    try:
+        own = version("lofi-core")
+    except PackageNotFoundError:  # run from a checkout
+        own = "unknown"
+    return {
+        "schema": VERSION,
+        "scenes": n,
+        "pruners": [repr(pruner) for pruner in pruners],
+        "run": {
+            "model": model.config.name_or_path,
+            "weights": fingerprint(model),
+            "data": data,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": model.config.get_text_config()._attn_implementation,
+            "device": model.device.type,
+            "images_per_batch": size,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "lofi_core": own,
+        },
+    }
+
+
+def _facts(run: dict[str, Any], pruner: Pruner) -> dict[str, Any]:
+    """Return the columns that are the same in all of an arm's records."""
+    budget = pruner.keep if isinstance(pruner.keep, int | float) else None
+    own = {"pruner": pruner.name, "parameters": repr(pruner), "budget": budget}
+    return run | own | {"seed": getattr(pruner, "seed", None)}
+
+
+def _place() -> tuple[int, int]:
+    """Rank of this process and number of processes, from the environment."""
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise LofiError(
+            f"evaluate: RANK={rank}, WORLD_SIZE={world} in the environment; expected 0 <= RANK < "
+            "WORLD_SIZE, as accelerate launch sets them: unset both for one process"
+        )
+    return int(rank), int(world)
+
+
+DESCRIPTION = """\
+Ask a vision-language model the questions of SceneVQA, unpruned and under every pruner, budget and
+seed named, and write one record for every single answer to OUT/records.parquet.
+
+  python -m lofi_core.evaluate runs/first --scenes 100 --pruners lofi random divprune
+  accelerate launch --num_processes 8 -m lofi_core.evaluate runs/big --scenes 1000 --seeds 0 1 2 3 4
+  python -m lofi_core.evaluate runs/floor --pruners --images-per-batch 1  # noise floor
+
+Kill it whenever you like: the same command goes on where it was, and ends in the same table. A
+folder belongs to one run; the command is refused if anything in it that matters has changed.
+Processes started by accelerate (or with RANK and WORLD_SIZE set) share the blocks of images; on
+several machines OUT has to be on a disk that all of them see. Then, in Python:
+
+  records = lofi_core.records.read_records("runs/first/records.parquet")
+  lofi_core.consistency.compare(records[records.arm == 0], records[records.arm == 1]).table()
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser("lofi_core.evaluate", description=DESCRIPTION)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("out", type=Path, help="folder of the run, made if it is not there")
+    add("--model", default=str(PATH), help="folder or hub id (default: the shipped SceneVLM)")
+    add("--split", default="test", help="split of SceneVQA (default: %(default)s)")
+    add("--data-seed", type=int, default=0, help="seed of SceneVQA (default: %(default)s)")
+    add("--scenes", type=int, default=200, help="images, 7 questions each (default: %(default)s)")
+    add(
+        "--pruners",
+        nargs="*",
+        default=["lofi", "random"],
+        metavar="NAME",
+        help=f"none or several of {', '.join(pruner_names())} (default: lofi random)",
+    )
+    add(
+        "--budgets",
+        nargs="+",
+        type=float,
+        default=[0.5, 0.25],
+        metavar="KEEP",
+        help="fractions of the visual tokens to keep, in (0, 1] (default: 0.5 0.25)",
+    )
+    add(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="SEED",
+        help="for pruners that have a seed (default: 0)",
+    )
+    add("--images-per-batch", type=int, default=8, help="size of a block (default: %(default)s)")
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the model (default: %(default)s)",
+    )
+    add("--attention", default="sdpa", help="eager, sdpa or what else is installed (default: sdpa)")
+    add(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, or cuda for one GPU a process (default here: %(default)s)",
+    )
+    options = parser.parse_args(argv)
+    try:
+        result = evaluate(
+            *_load(options),
+            arms(options.pruners, options.budgets, options.seeds),
+            options.out,
+            f"SceneVQA({options.split!r}, seed={options.data_seed})",
+            options.scenes,
+            options.images_per_batch,
+        )
+    except LofiError as error:
+        parser.exit(2, f"error: {error}\n")
+    if result is not None:
+        records = read_records(result)
+        print(f"{len(records):,} records of {records.arm.nunique()} arms in {result}")
+
+
+def _load(options: argparse.Namespace) -> tuple[Any, Any, SceneVQA]:
+    """Load the model, on this process's GPU if there are several, its processor and the data."""
+    device = options.device
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    model = transformers.AutoModelForImageTextToText.from_pretrained(
+        options.model, dtype=getattr(torch, options.dtype), attn_implementation=options.attention
+    )
+    processor = transformers.AutoProcessor.from_pretrained(options.model)
+    return model.to(device).eval(), processor, SceneVQA(options.split, options.data_seed)
+
+
+if __name__ == "__main__":
+    main()
