@@ -29,8 +29,10 @@ METHOD_COLORS: dict[str, str] = {
     **dict.fromkeys(("lofi", "deflated-lofi"), _BLUE),
     "anti-lofi": _SKY,
     **dict.fromkeys(("random", "uniform", "norm", "pool"), _GREY),
-    **dict.fromkeys(("fastervlm", "visionzip", "vispruner", "hired", "prumerge"), _ORANGE),
-    **dict.fromkeys(("fastv", "pyramiddrop", "sparsevlm"), _RED),
+    **dict.fromkeys(
+        ("fastervlm", "visionzip", "vispruner", "hired", "prumerge", "prumerge+"), _ORANGE
+    ),
+    **dict.fromkeys(("fastv", "pyramiddrop", "sparsevlm", "sparsevlm+"), _RED),
     **dict.fromkeys(("divprune", "dart", "cdpruner"), _GREEN),
     **dict.fromkeys(("tome",), _PURPLE),
     **dict.fromkeys(("trim",), _PINK),

@@ -56,7 +56,7 @@ def write_card(folder: Path, n: int) -> pd.DataFrame:
     }
     (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     lines = [
-        f"| {family} | {r.questions:,} | {r.accuracy:.1%} | {r.chance:.1%} | {r.unsure:.1%} |"
+        f"| {family} | {int(r.questions):,} | {r.accuracy:.1%} | {r.chance:.1%} | {r.unsure:.1%} |"
         for family, r in table.iterrows()
     ]
     size = sum(p.numel() for p in model.parameters())
