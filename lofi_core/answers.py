@@ -16,7 +16,7 @@ from lofi_core.models import prune_inputs
 from lofi_core.pruners.base import Pruner
 from lofi_core.scenes import Question, Scene
 
-__all__ = ["ask", "chat_inputs"]
+__all__ = ["ask", "chat_inputs", "first_tokens"]
 
 
 def chat_inputs(processor: Any, asked: Sequence[tuple[Image.Image, str]]) -> Any:
@@ -88,7 +88,7 @@ def ask(
         visual = (inputs["input_ids"] == model.config.image_token_id).sum(-1).tolist()
         logits = model(**inputs, logits_to_keep=1).logits[:, -1].float().cpu()
         for (scene, q), tokens, row in zip(batch, visual, logits, strict=True):
-            probabilities = row[_first_tokens(tokenizer, q)].softmax(-1).tolist()
+            probabilities = row[first_tokens(tokenizer, q)].softmax(-1).tolist()
             predicted = tokenizer.decode([int(row.argmax())]).strip()
             rows.append(
                 {
@@ -112,8 +112,14 @@ def _batches(scenes: Sequence[Scene], size: int) -> Iterator[list[tuple[Scene, Q
         yield asked[start : start + size]
 
 
-def _first_tokens(tokenizer: Any, q: Question) -> list[int]:
-    """Return the first token of each admissible answer."""
+def first_tokens(tokenizer: Any, q: Question) -> list[int]:
+    """Return the first token of each admissible answer, in the order of ``q.choices``.
+
+    Raises
+    ------
+    LofiError
+        If two answers begin with the same token.
+    """
     ids = [tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in q.choices]
     if len(set(ids)) < len(ids):
         raise LofiError(

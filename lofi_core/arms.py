@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lofi_core.answers import _first_tokens, chat_inputs
+from lofi_core.answers import chat_inputs, first_tokens
 from lofi_core.encoding import EncodedInputs, encode_inputs
 from lofi_core.inside import pruning_inside
 from lofi_core.pruners import InsidePruner, Pruner, Random, Selection, VisualTokens, get_pruner
@@ -95,7 +95,7 @@ def ask_arms(
     encoded = encode_inputs(model, alone.to(model.device, model.dtype), needs)
     encoded = share(encoded, inputs.to(model.device, model.dtype), [i for i, _, _ in asked])
     before = _visual(model, encoded.inputs["input_ids"])
-    first = [_first_tokens(processor.tokenizer, q) for _, _, q in asked]
+    first = [first_tokens(processor.tokenizer, q) for _, _, q in asked]
     rows = []
     for arm, pruner in enumerate(pruners):
         logits, tokens, reports = _run(model, encoded, pruner)
