@@ -6,6 +6,8 @@ would see alone; the image is paid for once instead of seven times.
 
 Where to look is the slow thing to learn, and here it is known: some attention heads of the middle
 layers are taught to look, from where an answer begins, at the patches of the objects asked about.
+For a spatial relation seeing both objects is not enough: what is gathered there must also tell
+where they lie, which a linear readout, dropped after training, makes it do.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from lofi_core.scene_vlm.build import tokenizer
 from lofi_core.scene_vlm.vision import GRID, covered_patches
-from lofi_core.scenes import Question, SceneObject, SceneVQA
+from lofi_core.scenes import IMAGE_SIZE, Question, SceneObject, SceneVQA
 
 PREFIX = "USER: <image>\n"
 IGNORE = -100
@@ -30,7 +32,8 @@ LAYERS, HEADS = (1, 2), 3  # the heads that are taught where to look: the first 
 class Packed:
     """Token ids, positions, labels (B, L), additive mask (B, 1, L, L), features (B, N, C).
 
-    ``where`` (A, HEADS, N) marks, for each of the A answers, patches each taught head should find.
+    ``where`` (A, HEADS, N) marks, for each of the A answers, patches each taught head should find;
+    ``centers`` (A, 4) are x and y of two related objects in [0, 1], NaN for other questions.
     """
 
     ids: Tensor
@@ -39,6 +42,7 @@ class Packed:
     mask: Tensor
     features: Tensor
     where: Tensor
+    centers: Tensor
 
 
 def pack(scenes: list[tuple[Question, ...]], image_tokens: int) -> tuple[Tensor, ...]:
@@ -83,6 +87,13 @@ def places_to_look(q: Question, objects: tuple[SceneObject, ...]) -> np.ndarray:
     return np.repeat(union[None], HEADS, axis=0)
 
 
+def centers_of(q: Question, objects: tuple[SceneObject, ...]) -> tuple[float, ...]:
+    """Centres (x, y, x, y) of the two objects of a spatial question; NaN for other families."""
+    if q.family != "spatial":
+        return (float("nan"),) * 4
+    return tuple(v / IMAGE_SIZE for i in q.about for v in (objects[i].x, objects[i].y))
+
+
 class LanguageData:
     """Batches of packed questions over image features that are computed once.
 
@@ -118,18 +129,23 @@ class LanguageData:
         sets = [SceneVQA(self.data.split, self.data.seed, draw) for draw in draws]
         objects = [self.data.describe(i)[0] for i in index.tolist()]
         questions = [sum((data.describe(i)[1] for data in sets), ()) for i in index.tolist()]
-        where = [places_to_look(q, o) for qs, o in zip(questions, objects, strict=True) for q in qs]
+        asked = [(q, o) for qs, o in zip(questions, objects, strict=True) for q in qs]
+        where = np.stack([places_to_look(q, o) for q, o in asked])
+        centers = torch.tensor([centers_of(q, o) for q, o in asked])
         parts = pack(questions, self.features.shape[1])
         ids, positions, labels, mask = (p.to(self.device) for p in parts)
         features = self.features[index].to(self.device).float()
-        found = torch.from_numpy(np.stack(where)).to(self.device)
-        return Packed(ids, positions, labels, mask, features, found)
+        found = torch.from_numpy(where).to(self.device)
+        return Packed(ids, positions, labels, mask, features, found, centers.to(self.device))
 
 
 def language_loss(
-    model: LlavaForConditionalGeneration, batch: Packed
+    model: LlavaForConditionalGeneration, centers: nn.Linear, batch: Packed
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of the labelled tokens, plus what the taught heads miss (eager attention)."""
+    """Cross entropy of the labelled tokens, what the taught heads miss, and the centres' error.
+
+    Needs eager attention. ``centers`` reads the hidden state that the taught layers leave.
+    """
     embeds = model.get_input_embeddings()(batch.ids)
     images = model.model.multi_modal_projector(batch.features).to(embeds.dtype)
     embeds = embeds.masked_scatter((batch.ids == model.config.image_token_id)[..., None], images)
@@ -139,6 +155,7 @@ def language_loss(
         position_ids=batch.positions,
         use_cache=False,
         output_attentions=True,
+        output_hidden_states=True,
     )
     asked = batch.labels != IGNORE
     logits, labels = model.lm_head(out.last_hidden_state[asked]).float(), batch.labels[asked]
@@ -154,5 +171,15 @@ def language_loss(
         attention = out.attentions[layer][row, :HEADS, place, patches].float()  # (A, HEADS, N)
         mass = (attention * batch.where).sum(-1)[taught]
         looking = looking - mass.clamp(min=1e-4).log().mean()
-    metrics = {"accuracy": right.float().mean().item(), "looking": looking.item()}
-    return F.cross_entropy(logits, labels) + looking / 4, metrics
+
+    spatial = ~batch.centers.isnan().any(-1)
+    gathered = out.hidden_states[LAYERS[-1] + 1][row[spatial], place[spatial]]
+    read = centers(F.rms_norm(gathered, gathered.shape[-1:])).float()
+    placing = F.mse_loss(read, batch.centers[spatial])
+    metrics = {
+        "accuracy": right.float().mean().item(),
+        "spatial": right[spatial].float().mean().item(),
+        "looking": looking.item(),
+        "placing": placing.item(),
+    }
+    return F.cross_entropy(logits, labels) + looking / 4 + 4 * placing, metrics

@@ -157,6 +157,7 @@ def train(recipe: Recipe, folder: Path, out: Path, device: torch.device) -> None
     for part in (clip, model):  # on CPUs explicit attention has the faster backward pass
         part.set_attn_implementation("eager")
     readouts = PatchReadouts(clip.config.vision_config.hidden_size).to(device)
+    centers = nn.Linear(model.config.text_config.hidden_size, 4).to(device)
     targets = supervision(data, recipe.scenes)
 
     def vision_step(step: int) -> tuple[Tensor, Metrics]:
@@ -175,10 +176,10 @@ def train(recipe: Recipe, folder: Path, out: Path, device: torch.device) -> None
     def language_step(step: int) -> tuple[Tensor, Metrics]:
         i = batch_index(recipe, 1, step, recipe.language_batch)
         with torch.autocast(device.type, torch.bfloat16):
-            return language_loss(model, language.batch(i, draws_of(recipe, step)))
+            return language_loss(model, centers, language.batch(i, draws_of(recipe, step)))
 
     projector, lm = model.model.multi_modal_projector, model.model.language_model
-    trained = nn.ModuleList([projector, lm, model.lm_head])
+    trained = nn.ModuleList([projector, lm, model.lm_head, centers])
     rate = recipe.language_rate
     optimise("language", folder, trained, language_step, recipe.language_steps, rate)
     build.save(model.cpu(), clip.cpu(), out)
