@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.families import Layout
-from lofi_core.pruners.base import Pruner, VisualTokens
+from lofi_core.pruners.base import Pruner
+from lofi_core.pruners.tokens import VisualTokens
 from lofi_core.report import ImageReport
 from lofi_core.spectrum import ipr
 from lofi_core.vision import as_batch

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lofi_core.pruners.base import Grid
+from lofi_core.pruners.tokens import Grid
 
 __all__ = ["ImageReport", "Report"]
 

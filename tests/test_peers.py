@@ -63,9 +63,9 @@ def test_replay(file: Path) -> None:
 
 
 def test_every_method_is_replayed() -> None:
-    from lofi_core.pruners.replay import _METHODS
+    from lofi_core.pruners.replay import METHODS
 
-    assert {file.name.split("__")[0] for file in FILES} == set(_METHODS)
+    assert {file.name.split("__")[0] for file in FILES} == set(METHODS)
 
 
 def test_replay_refuses(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import Grid
+from lofi_core.pruners.tokens import Grid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -4,8 +4,6 @@ from lofi_core.pruners.base import (
     FixedPruner,
     Pruner,
     ScorePruner,
-    Selection,
-    VisualTokens,
     get_pruner,
     pruner_names,
     registered,
@@ -27,6 +25,7 @@ from lofi_core.pruners.pyramiddrop import PyramidDrop
 from lofi_core.pruners.replay import replay
 from lofi_core.pruners.sparsevlm import SparseVLM, SparseVLMPlus
 from lofi_core.pruners.table import table
+from lofi_core.pruners.tokens import Selection, VisualTokens
 from lofi_core.pruners.tome import ToMe
 from lofi_core.pruners.trim import TRIM
 from lofi_core.pruners.visionzip import VisionZip

@@ -1,4 +1,4 @@
-"""What a pruner may look at, what it returns, and the base classes that make one short to write.
+"""The base classes that make a pruner short to write, and the registry of all.
 
 A pruner is a frozen dataclass: its fields are its hyper-parameters. Most need one method,
 ``scores`` (see `ScorePruner`); the others turn `VisualTokens` into a `Selection` themselves. A
@@ -6,127 +6,23 @@ pruner never sees the model, so the same one serves every model family.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError, check_tokens
 from lofi_core.pruners.budget import IPRBudget, OutlierBudget, check_fraction, token_count
+from lofi_core.pruners.tokens import Selection, VisualTokens, check_selection
 
 __all__ = [
     "FixedPruner",
     "Pruner",
     "ScorePruner",
-    "Selection",
-    "VisualTokens",
     "get_pruner",
     "pruner_names",
     "registered",
 ]
-
-Grid = tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class VisualTokens:
-    """The visual tokens of B images of N tokens each, and what the encoder knows about them.
-
-    Parameters
-    ----------
-    projected : Tensor, shape (B, N, D)
-        Tokens as the language model would receive them.
-    encoded : Tensor, shape (B, N, C), optional
-        The same tokens as the projector received them.
-    cls_attention : Tensor, shape (B, H, N), optional
-        Attention of the CLS token to the patches, by head, in the encoder layer that gives the
-        features. The CLS token's attention to itself is left out, so rows sum to less than 1.
-    first_cls_attention : Tensor, shape (B, H, N), optional
-        The same in the encoder's first layer.
-    last_cls_attention : Tensor, shape (B, N), optional
-        The same in the encoder's last layer, with all heads taken as one wide head.
-    keys : Tensor, shape (B, N, d), optional
-        Keys of the layer that gives the features, averaged over heads.
-    last_keys : Tensor, shape (B, N, C), optional
-        Keys of the encoder's last layer, all heads side by side.
-    cls_encoded : Tensor, shape (B, N, C), optional
-        For each token the CLS token of its crop, in the layer that gives the features.
-    crops : Tensor, shape (B, N), int64, optional
-        Which of the image's crops each token is from; 0 is the overview.
-    project : callable, optional
-        The projector: tokens (..., C) as ``encoded`` to tokens (..., D) as ``projected``.
-    grids : tuple of tuples of int
-        Shapes whose sizes add up to N: ``((24, 24),)`` for one image in one piece, several for an
-        image in crops, ``((T, h, w),)`` for a video; ``((N,),)`` where tokens have no grid.
-    """
-
-    projected: Tensor
-    encoded: Tensor | None = None
-    cls_attention: Tensor | None = None
-    first_cls_attention: Tensor | None = None
-    last_cls_attention: Tensor | None = None
-    keys: Tensor | None = None
-    last_keys: Tensor | None = None
-    cls_encoded: Tensor | None = None
-    crops: Tensor | None = None
-    project: Callable[[Tensor], Tensor] | None = None
-    grids: tuple[Grid, ...] = ()
-
-    def require(self, name: str, caller: str) -> Any:
-        """Return the optional field ``name``.
-
-        Raises
-        ------
-        LofiError
-            If the encoder did not provide it.
-        """
-        value = getattr(self, name)
-        if value is None:
-            raise LofiError(
-                f"{caller}: needs VisualTokens.{name}, which was not given; expected it: "
-                "through a model, declare the field in the pruner's `needs`"
-            )
-        return value
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """Which tokens stay, image by image.
-
-    Parameters
-    ----------
-    kept : tuple of B Tensors, shape (m_b,), int64
-        Indices in 0..N-1, strictly ascending: tokens stay in their original order.
-    tokens : tuple of B Tensors, shape (m_b, D), optional
-        What takes the kept tokens' places, for methods that merge; by default the tokens
-        themselves.
-    scores : Tensor, shape (B, N), optional
-        What the choice was based on; higher is kept.
-    """
-
-    kept: tuple[Tensor, ...]
-    tokens: tuple[Tensor, ...] | None = None
-    scores: Tensor | None = None
-
-    @classmethod
-    def first(
-        cls, order: Tensor, counts: int | Tensor, scores: Tensor | None = None
-    ) -> "Selection":
-        """Keep the first ``counts`` tokens of each image's order of preference, shape (B, N).
-
-        Examples
-        --------
-        >>> import torch
-        >>> Selection.first(torch.tensor([[3, 0, 2, 1]]), 2).kept
-        (tensor([0, 3]),)
-        """
-        if isinstance(counts, int):
-            return cls(order[:, :counts].sort(-1).values.unbind(), scores=scores)
-        lengths = counts.tolist()
-        kept = tuple(row[:m].sort().values for row, m in zip(order, lengths, strict=True))
-        return cls(kept, scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +84,7 @@ class Pruner(ABC):
         for name in self.needs:
             tokens.require(name, caller)
         selection = self.select(tokens)
-        _check(selection, tokens.projected, caller)
+        check_selection(selection, tokens.projected, caller)
         return selection
 
     def budget(
@@ -232,29 +128,6 @@ class ScorePruner(Pruner):
         scores = self.scores(tokens)
         order = scores.argsort(dim=-1, descending=True, stable=True)
         return Selection.first(order, self.budget(tokens, order, scores), scores)
-
-
-def _check(selection: Selection, X: Tensor, caller: str) -> None:
-    """Refuse a selection that breaks its promise; waits for the device once."""
-    B, N, D = X.shape
-    lengths = [len(kept) for kept in selection.kept]
-    if len(lengths) != B or 0 in lengths:
-        raise LofiError(
-            f"{caller}: kept {lengths} tokens; expected at least one of each of {B} images"
-        )
-    flat = torch.cat(selection.kept)
-    image = torch.repeat_interleave(torch.tensor(lengths)).to(flat.device)
-    if ((flat < 0) | (flat >= N)).any() or ((flat + image * N).diff() < 1).any():
-        raise LofiError(
-            f"{caller}: kept indices {[kept.tolist() for kept in selection.kept]}; expected them "
-            f"strictly ascending, in 0..{N - 1}: sort them before returning"
-        )
-    for kept, tokens in zip(selection.kept, selection.tokens or (), strict=bool(selection.tokens)):
-        if tokens.shape != (len(kept), D):
-            raise LofiError(
-                f"{caller}: tokens of shape {tuple(tokens.shape)} for {len(kept)} kept indices; "
-                f"expected ({len(kept)}, {D})"
-            )
 
 
 _REGISTRY: dict[str, type[Pruner]] = {}

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lofi_core.pruners.base import VisualTokens
 from lofi_core.pruners.clip import ClipPruner
 from lofi_core.pruners.greedy import GreedyPruner, pivoted_cholesky
+from lofi_core.pruners.tokens import VisualTokens
 
 __all__ = ["CDPruner"]
 

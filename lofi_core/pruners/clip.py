@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import Pruner, VisualTokens
+from lofi_core.pruners.base import Pruner
+from lofi_core.pruners.tokens import VisualTokens
 
 if TYPE_CHECKING:
     from transformers import CLIPModel

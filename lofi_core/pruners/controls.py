@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lofi_core.pruners.base import FixedPruner, ScorePruner, Selection, VisualTokens
+from lofi_core.pruners.base import FixedPruner, ScorePruner
 from lofi_core.pruners.budget import token_count
 from lofi_core.pruners.lofi import LoFi
+from lofi_core.pruners.tokens import Selection, VisualTokens
 
 __all__ = ["AntiLoFi", "AveragePool", "Norm", "Random", "UniformGrid", "boxes"]
 

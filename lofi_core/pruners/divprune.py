@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lofi_core.pruners.base import VisualTokens
 from lofi_core.pruners.greedy import GreedyPruner, farthest_points
+from lofi_core.pruners.tokens import VisualTokens
 
 __all__ = ["DivPrune"]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lofi_core.pruners.base import ScorePruner, VisualTokens
+from lofi_core.pruners.base import ScorePruner
+from lofi_core.pruners.tokens import VisualTokens
 
 __all__ = ["FasterVLM"]
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lofi_core.pruners.base import Pruner, Selection, VisualTokens
+from lofi_core.pruners.base import Pruner
 from lofi_core.pruners.budget import token_count
+from lofi_core.pruners.tokens import Selection, VisualTokens
 
 __all__ = ["GreedyPruner", "farthest_points", "pivoted_cholesky"]
 

@@ -18,8 +18,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import Pruner, Selection, VisualTokens
+from lofi_core.pruners.base import Pruner
 from lofi_core.pruners.budget import check_fraction
+from lofi_core.pruners.tokens import Selection, VisualTokens
 
 __all__ = ["InsidePruner", "LayerView", "Stage", "mean_tokens", "solve"]
 

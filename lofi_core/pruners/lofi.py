@@ -19,7 +19,8 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.leverage import leverage_scores
-from lofi_core.pruners.base import ScorePruner, VisualTokens
+from lofi_core.pruners.base import ScorePruner
+from lofi_core.pruners.tokens import VisualTokens
 from lofi_core.ranks import EnergyRank, RankRule
 
 __all__ = ["LoFi"]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import Selection, VisualTokens
 from lofi_core.pruners.greedy import GreedyPruner, pivoted_cholesky
 from lofi_core.pruners.merging import merge_into_nearest
+from lofi_core.pruners.tokens import Selection, VisualTokens
 from lofi_core.spectrum import unit_scale
 
 __all__ = ["DeflatedLoFi"]

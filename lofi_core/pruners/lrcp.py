@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import ScorePruner, Selection, VisualTokens
+from lofi_core.pruners.base import ScorePruner
 from lofi_core.pruners.merging import merge_into_nearest
+from lofi_core.pruners.tokens import Selection, VisualTokens
 
 __all__ = ["LRCP"]
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import Pruner, Selection, VisualTokens
+from lofi_core.pruners.base import Pruner
+from lofi_core.pruners.tokens import Selection, VisualTokens
 
 __all__ = ["Merged", "MergingPruner", "first_dropped", "merge_into_nearest", "take"]
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import VisualTokens
 from lofi_core.pruners.budget import IPRBudget, OutlierBudget, token_count
 from lofi_core.pruners.merging import Merged, MergingPruner, first_dropped
+from lofi_core.pruners.tokens import VisualTokens
 
 __all__ = ["PruMerge", "PruMergePlus", "one_head_attention"]
 

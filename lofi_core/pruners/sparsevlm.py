@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
+from lofi_core.pruners.density_peaks import density_peaks
 from lofi_core.pruners.inside import InsidePruner, LayerView, Stage, solve
 
-__all__ = ["SparseVLM", "SparseVLMPlus", "density_peaks", "position_prior"]
+__all__ = ["SparseVLM", "SparseVLMPlus", "position_prior"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,33 +227,3 @@ def position_prior(gap: Tensor, head_dim: int, base: float = 10000.0) -> Tensor:
     theta = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angles = gap[..., None].double() * theta.to(gap.device)
     return (2 * angles.cos().sum(-1) * head_dim**-0.5).float()
-
-
-def density_peaks(x: Tensor, c: int) -> Tensor:
-    """Cluster by density peaks (DPC-KNN): which of c clusters each token joins.
-
-    With ``d_ij = ||x_i - x_j|| / sqrt(D)``: density rho is ``exp(-mean of the c smallest d_ij^2)``,
-    the token itself included; delta is the distance to the nearest denser token, or the largest
-    of all. Centres are the c largest ``rho * delta``, in that order; others join the nearest.
-
-    Parameters
-    ----------
-    x : Tensor, shape (n, D)
-        Tokens.
-    c : int in [1, n]
-        Clusters, and neighbours that density is measured on.
-
-    Returns
-    -------
-    Tensor, shape (n,), int64
-        In 0..c-1.
-    """
-    d = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") * x.shape[1] ** -0.5
-    rho = (-d.square().sort(-1).values[:, :c].mean(-1)).exp()
-    denser = rho > rho[:, None]
-    nearest = d.masked_fill(~denser, torch.inf).amin(-1)
-    delta = torch.where(denser.any(-1), nearest, d.max())
-    centres = (rho * delta).argsort(descending=True, stable=True)[:c]
-    cluster = d[:, centres].argmin(-1)
-    cluster[centres] = torch.arange(c, device=x.device)
-    return cluster

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import VisualTokens
 from lofi_core.pruners.budget import IPRBudget, OutlierBudget, token_count
 from lofi_core.pruners.clip import ClipPruner
 from lofi_core.pruners.merging import Merged, MergingPruner, first_dropped
+from lofi_core.pruners.tokens import VisualTokens
 
 __all__ = ["TRIM"]
 

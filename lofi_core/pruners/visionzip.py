@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import FixedPruner, VisualTokens
+from lofi_core.pruners.base import FixedPruner
 from lofi_core.pruners.budget import token_count
 from lofi_core.pruners.merging import Merged, MergingPruner, first_dropped, take
+from lofi_core.pruners.tokens import VisualTokens
 
 __all__ = ["VisionZip", "VisionZipParts"]
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners.base import FixedPruner, Selection, VisualTokens
+from lofi_core.pruners.base import FixedPruner
 from lofi_core.pruners.budget import token_count
 from lofi_core.pruners.merging import take
+from lofi_core.pruners.tokens import Selection, VisualTokens
 
 __all__ = ["VisPruner"]
 
