@@ -4,11 +4,13 @@ Jupyter Book publishes tracebacks, unexecuted cells and figures without a captio
 with warnings as errors. These functions do not.
 """
 
+import re
 from copy import deepcopy
 
 from nbformat import NotebookNode
 
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
+MOVING = re.compile(r'class="(scrubber|explorer)\b')
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -70,9 +72,9 @@ def check_figure(cell: NotebookNode, names: set[str]) -> list[str]:
 
 
 def is_figure(output: NotebookNode) -> bool:
-    """Tell whether an output is a picture, or a scrubber's row of pictures."""
+    """Tell whether an output is a picture, or one of the views that a reader moves."""
     html = output.data.get("text/html", "")
-    return bool(set(IMAGES) & output.data.keys()) or 'class="scrubber"' in html
+    return bool(set(IMAGES) & output.data.keys()) or bool(MOVING.search(html))
 
 
 def for_static_page(notebook: NotebookNode) -> NotebookNode:

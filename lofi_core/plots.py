@@ -16,7 +16,7 @@ from PIL import Image
 from lofi_core.errors import LofiError
 from lofi_core.scrub import INK, scrubber
 
-__all__ = ["METHOD_COLORS", "plot_spectrum", "scrubber", "show_kept", "style"]
+__all__ = ["METHOD_COLORS", "fade_dropped", "plot_spectrum", "scrubber", "show_kept", "style"]
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _BROWN, _PINK, _GREY, _, _SKY = sns.color_palette(
     "colorblind"
@@ -107,6 +107,25 @@ def show_kept(
     [[0, 209], [209, 0]]
     >>> plt.close(ax.figure)
     """
+    faded = fade_dropped(image, kept, grid, dim)
+    ax = ax or plt.figure(figsize=(3.2, 3.2)).add_subplot()
+    ax.imshow(faded, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def fade_dropped(
+    image: Image.Image, kept: Iterable[int], grid: tuple[int, int], dim: float = 0.82
+) -> np.ndarray:
+    """Return an image's pixels, (height, width, 3) uint8, with dropped patches faded to white.
+
+    The parameters, and the error for an index outside the grid, are those of `show_kept`.
+
+    Examples
+    --------
+    >>> fade_dropped(Image.new("RGB", (2, 1)), kept=[0], grid=(1, 2))[0, :, 0].tolist()
+    [0, 209]
+    """
     rows, columns = grid
     index = np.array([int(i) for i in kept], dtype=np.int64)
     if index.size and not (index.min() >= 0 and index.max() < rows * columns):
@@ -122,10 +141,7 @@ def show_kept(
     row_of, column_of = np.arange(height) * rows // height, np.arange(width) * columns // width
     dropped = ~mask.reshape(grid)[np.ix_(row_of, column_of)]
     faded = pixels + (dropped[..., None] * dim * (255 - pixels.astype(np.float64)))
-    ax = ax or plt.figure(figsize=(3.2, 3.2)).add_subplot()
-    ax.imshow(faded.astype(np.uint8), interpolation="nearest")
-    ax.set_axis_off()
-    return ax
+    return faded.astype(np.uint8)
 
 
 def plot_spectrum(
