@@ -17,7 +17,7 @@ from lofi_core.report import ImageReport
 from lofi_core.spectrum import ipr
 from lofi_core.vision import as_batch
 
-__all__ = ["Choice", "Picture", "choose", "locate"]
+__all__ = ["Choice", "Picture", "choose", "clock", "locate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +101,9 @@ def choose(pruner: Pruner, pictures: Sequence[Picture], project: Callable[[], An
         if "project" in pruner.needs:
             facts["project"] = project()
         tokens = VisualTokens(projected=X, grids=grids, **facts)
-        start = _clock(X)
+        start = clock(X)
         selection = pruner(tokens)
-        seconds = (_clock(X) - start) / len(group)
+        seconds = (clock(X) - start) / len(group)
         before = ipr(X).tolist()
         for b, picture in enumerate(group):
             kept = selection.kept[b]
@@ -141,7 +141,7 @@ def _known(group: Sequence[Picture], needs: Sequence[str]) -> dict[str, Any]:
     return {name: as_batch(name, [picture.known[name] for picture in group]) for name in needs}
 
 
-def _clock(X: Tensor) -> float:
+def clock(X: Tensor) -> float:
     """Read the time when the tokens' device has done its work."""
     if X.device.type != "cpu":
         torch.accelerator.synchronize(X.device)
