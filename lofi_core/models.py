@@ -18,7 +18,9 @@ from torch import Tensor
 
 from lofi_core.encoding import EncodedInputs, Positions, PrunedInputs, encode_inputs
 from lofi_core.errors import LofiError
+from lofi_core.inside import InsideReport, pruning_inside
 from lofi_core.pruners.base import Pruner
+from lofi_core.pruners.inside import InsidePruner
 from lofi_core.report import Report
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def prune_inputs(
     ------
     LofiError
         If the family is not known; if there is no image; if image tokens and features do not match;
-        if the encoder cannot give what the pruner needs.
+        if the encoder cannot give what the pruner needs; if the pruner acts inside the language
+        model, where `pruning` is the way to run it.
 
     Notes
     -----
@@ -68,36 +71,53 @@ def prune_inputs(
     borders of packed sequences. Models with sliding-window attention count their window in tokens,
     so that it reaches further in a pruned sequence.
     """
+    if isinstance(pruner, InsidePruner):
+        raise LofiError(
+            f"prune_inputs: {type(pruner).__name__} acts inside the language model, so no inputs "
+            "are shorter; expected a pruner that acts before it: run this one as "
+            "`with pruning(model, pruner): model(**inputs)`"
+        )
     return encode_inputs(model, inputs, pruner.needs).prune(pruner, positions)
 
 
 @contextmanager
 def pruning(
     model: "PreTrainedModel", pruner: Pruner, positions: Positions = "original"
-) -> Iterator[Report]:
+) -> Iterator[Report | InsideReport]:
     """Prune every call of ``model(...)`` and ``model.generate(...)`` inside a ``with`` block.
 
     Only this instance is touched, and it is restored on leaving the block, also by an exception.
     The sequences that ``generate`` returns begin with the *original* prompt, so that
     ``out[:, inputs["input_ids"].shape[1]:]`` is the answer, as without pruning. A block inside a
-    block for the same model is refused.
+    block for the same model is refused. A pruner that acts inside the language model is run there,
+    by `lofi_core.inside.pruning_inside`, and settles positions itself.
 
     Yields
     ------
-    Report
-        Grows with every call.
+    Report or InsideReport
+        Grows with every call. Both have ``tokens_before``, ``tokens_after`` (for the latter as an
+        average over layers) and ``seconds``.
 
     Raises
     ------
     LofiError
         As `prune_inputs`; also for calls that hold no image, such as decoding by hand: use
-        `prune_inputs` there.
+        `prune_inputs` there. As `pruning_inside` for a pruner inside the language model.
     """
     if hasattr(model.forward, "pruner"):
         raise LofiError(
             f"pruning: this model is already pruned by {model.forward.pruner}; expected one block "
             "at a time: leave the outer one first"
         )
+    if isinstance(pruner, InsidePruner):
+        if positions != "original":
+            raise LofiError(
+                f"pruning: positions={positions!r} for {type(pruner).__name__}, which settles them "
+                "itself, as its authors do; expected 'original': leave the argument out"
+            )
+        with pruning_inside(model, pruner) as inside:
+            yield inside
+        return
     report = Report()
     forward, generate = model.forward, model.generate
     own = {name: vars(model)[name] for name in ("forward", "generate") if name in vars(model)}

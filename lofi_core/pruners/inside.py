@@ -114,8 +114,8 @@ class InsidePruner(Pruner):
         """Refuse: there is nothing to choose by before the language model runs."""
         raise LofiError(
             f"{type(self).__name__}: acts inside the language model, on attention or keys that do "
-            "not exist before it runs; expected a pruner that acts before it: run this one with "
-            "lofi_core.inside.pruning_inside"
+            "not exist before it runs; expected a pruner that acts before it: run this one as "
+            "`with lofi_core.pruning(model, pruner)`"
         )
 
     def checked(self, stages: Sequence[Stage], layers: int) -> list[Stage]:
