@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lofi_core.answers import chat_inputs, first_tokens
+from lofi_core.answers import chat_inputs
 from lofi_core.encoding import EncodedInputs, encode_inputs
 from lofi_core.inside import pruning_inside
 from lofi_core.pruners import InsidePruner, Pruner, Random, Selection, VisualTokens, get_pruner
+from lofi_core.replies import judge, spellings
 from lofi_core.report import ImageReport
 from lofi_core.scenes import Question, Scene
 
 __all__ = ["UNPRUNED", "arms", "ask_arms", "share"]
 
 UNPRUNED = Random(keep=1.0)
+LONGEST_REPLY = 16  # tokens of an answer in free text
 
 
 def arms(
@@ -85,25 +87,26 @@ def ask_arms(
     Raises
     ------
     LofiError
-        If a pruner cannot act on the model, or answers cannot be told by their first token.
+        If a pruner cannot act on the model, or admissible answers cannot be told by their first
+        token.
     """
     asked = [(i, n, q) for i, scene in enumerate(scenes) for n, q in enumerate(scene.questions)]
     shown = [(scene.image, scene.questions[0].text) for scene in scenes]
-    texts = [(scenes[i].image, q.text) for i, _, q in asked]
-    alone, inputs = (chat_inputs(processor, chats) for chats in (shown, texts))
+    chats = [(scenes[i].image, q.text) for i, _, q in asked]
+    alone, inputs = chat_inputs(processor, shown), chat_inputs(processor, chats)
     needs = sorted({name for pruner in pruners for name in pruner.needs})
     encoded = encode_inputs(model, alone.to(model.device, model.dtype), needs)
     encoded = share(encoded, inputs.to(model.device, model.dtype), [i for i, _, _ in asked])
     before = _visual(model, encoded.inputs["input_ids"])
-    first = [first_tokens(processor.tokenizer, q) for _, _, q in asked]
+    tokenizer = processor.tokenizer
+    first = [spellings(tokenizer, q) for _, _, q in asked]
+    longest = 1 if all(first) else LONGEST_REPLY
     rows = []
     for arm, pruner in enumerate(pruners):
-        logits, tokens, reports = _run(model, encoded, pruner)
+        logits, said, tokens, reports = _run(model, encoded, pruner, longest)
+        texts = tokenizer.batch_decode(said, skip_special_tokens=True)
         measured = _per_row(reports, [i for i, _, _ in asked])
         for b, (i, n, q) in enumerate(asked):
-            predicted = processor.tokenizer.decode([int(logits[b].argmax())]).strip()
-            probabilities = logits[b, first[b]].softmax(-1)
-            largest = probabilities.topk(min(2, len(probabilities))).values.tolist()
             rows.append(
                 {
                     "arm": arm,
@@ -111,10 +114,7 @@ def ask_arms(
                     "number": n,
                     "scene": scenes[i].id,
                     **_asked(q),
-                    "predicted": predicted,
-                    "right": predicted == q.answer,
-                    "probabilities": probabilities.tolist(),
-                    "margin": largest[0] - sum(largest[1:]),
+                    **judge(tokenizer, q, first[b], logits[b], texts[b]),
                     "tokens_before": before[b],
                     "tokens": tokens[b],
                     "budget_measured": tokens[b] / before[b],
@@ -130,23 +130,35 @@ def _asked(q: Question) -> dict[str, Any]:
         "question": q.text,
         "answer": q.answer,
         "choices": list(q.choices),
-        "chance": 1 / len(q.choices),
+        "chance": 1 / len(q.choices) if q.choices else None,
     }
 
 
 def _run(
-    model: Any, encoded: EncodedInputs, pruner: Pruner
-) -> tuple[Tensor, list[float], list[ImageReport]]:
-    """Return logits (B, V) on the CPU, visual tokens a layer (B,), and what the pruner chose."""
+    model: Any, encoded: EncodedInputs, pruner: Pruner, longest: int
+) -> tuple[Tensor, Tensor, list[float], list[ImageReport]]:
+    """Return the first token's logits (B, V) on the CPU, the tokens said, and what was pruned.
+
+    That is the visual tokens of a layer (B,), and the pruner's reports.
+    """
     if isinstance(pruner, InsidePruner):
         with pruning_inside(model, pruner) as inside:
-            output = model(**encoded.prune(UNPRUNED), logits_to_keep=1)
-        tokens, reports = inside.entered[-1].double().mean(-1).tolist(), []
-    else:
-        inputs = encoded.prune(_OncePerImage(inner=pruner))
-        output = model(**inputs, logits_to_keep=1)
-        tokens, reports = _visual(model, inputs["input_ids"]), inputs.report.images
-    return output.logits[:, -1].float().cpu(), tokens, reports
+            logits, said = _reply(model, encoded.prune(UNPRUNED), longest)
+        return logits, said, inside.entered[-1].double().mean(-1).tolist(), []
+    inputs = encoded.prune(_OncePerImage(inner=pruner))
+    logits, said = _reply(model, inputs, longest)
+    return logits, said, _visual(model, inputs["input_ids"]), inputs.report.images
+
+
+def _reply(model: Any, inputs: Mapping[str, Any], longest: int) -> tuple[Tensor, Tensor]:
+    """Answer with one token, or greedily with up to ``longest``."""
+    if longest == 1:
+        logits = model(**inputs, logits_to_keep=1).logits[:, -1].float().cpu()
+        return logits, logits.argmax(-1, keepdim=True)
+    options = {"max_new_tokens": longest, "do_sample": False, "num_beams": 1}
+    output = model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
+    said = output.sequences[:, inputs["input_ids"].shape[1] :]
+    return output.logits[0].float().cpu(), said
 
 
 def _visual(model: Any, ids: Tensor) -> list[float]:

@@ -48,7 +48,7 @@ class Comparison:
         Shares of all questions. They sum to the flip rate where a question has one right answer.
     jensen_shannon, total_variation, margin_change : Estimate
         Means over questions, in nats, in [0, 1] and in [-2, 1]; NaN for tables without
-        ``probabilities``.
+        ``probabilities``, and for answers in free text, which have none.
     samples : DataFrame
         One row a question, indexed by its keys: ``group``, ``predicted`` (the reference's), and one
         column for each of the above.
@@ -225,7 +225,7 @@ def _matched(
 
 def _distances(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, np.ndarray]:
     """Jensen-Shannon divergence, total variation and change of margin, (n,) each."""
-    given = ["probabilities" in table for table in (a, b)]
+    given = ["probabilities" in t and t["probabilities"].map(len).any() for t in (a, b)]
     if not any(given):
         nothing = np.full(len(a), np.nan)
         return dict.fromkeys(("jensen_shannon", "total_variation", "margin_change"), nothing)

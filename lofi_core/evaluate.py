@@ -20,6 +20,7 @@ from tqdm import tqdm
 from lofi_core.arms import UNPRUNED, arms, ask_arms
 from lofi_core.errors import LofiError
 from lofi_core.pruners import Pruner, pruner_names
+from lofi_core.public_data import BENCHMARKS, load_benchmark
 from lofi_core.records import (
     VERSION,
     claim_folder,
@@ -154,8 +155,9 @@ def _place() -> tuple[int, int]:
 
 
 DESCRIPTION = """\
-Ask a vision-language model the questions of SceneVQA, unpruned and under every pruner, budget and
-seed named, and write one record for every single answer to OUT/records.parquet.
+Ask a vision-language model the questions of SceneVQA or of a public benchmark, unpruned and under
+every pruner, budget and seed named, and write one record for every single answer to
+OUT/records.parquet.
 
   python -m lofi_core.evaluate runs/first --scenes 100 --pruners lofi random divprune
   accelerate launch --num_processes 8 -m lofi_core.evaluate runs/big --scenes 1000 --seeds 0 1 2 3 4
@@ -178,9 +180,20 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("out", type=Path, help="folder of the run, made if it is not there")
     add("--model", default=str(PATH), help="folder or hub id (default: the shipped SceneVLM)")
+    add(
+        "--data",
+        default="scenevqa",
+        choices=["scenevqa", *BENCHMARKS],
+        help="SceneVQA, or a benchmark streamed from the hub (default: %(default)s)",
+    )
     add("--split", default="test", help="split of SceneVQA (default: %(default)s)")
-    add("--data-seed", type=int, default=0, help="seed of SceneVQA (default: %(default)s)")
-    add("--scenes", type=int, default=200, help="images, 7 questions each (default: %(default)s)")
+    add("--data-seed", type=int, default=0, help="of SceneVQA, or of the order (default: 0)")
+    add(
+        "--scenes",
+        type=int,
+        default=200,
+        help="images of SceneVQA, 7 questions each; questions of a benchmark (default: 200)",
+    )
     add(
         "--pruners",
         nargs="*",
@@ -219,12 +232,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     try:
+        scenes, data = _data(options)
         result = evaluate(
             *_load(options),
+            scenes,
             arms(options.pruners, options.budgets, options.seeds),
             options.out,
-            f"SceneVQA({options.split!r}, seed={options.data_seed})",
-            options.scenes,
+            data,
+            options.scenes if options.data == "scenevqa" else None,
             options.images_per_batch,
         )
     except LofiError as error:
@@ -234,8 +249,17 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{len(records):,} records of {records.arm.nunique()} arms in {result}")
 
 
-def _load(options: argparse.Namespace) -> tuple[Any, Any, SceneVQA]:
-    """Load the model, on this process's GPU if there are several, its processor and the data."""
+def _data(options: argparse.Namespace) -> tuple[Sequence[Scene], str]:
+    """Load the data; return them with a name that says how to get them again."""
+    seed = options.data_seed
+    if options.data == "scenevqa":
+        return SceneVQA(options.split, seed), f"SceneVQA({options.split!r}, seed={seed})"
+    scenes = load_benchmark(options.data, options.scenes, seed)
+    return scenes, f"load_benchmark({options.data!r}, {options.scenes}, seed={seed})"
+
+
+def _load(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Load the model, on this process's GPU if there are several, and its processor."""
     device = options.device
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
@@ -243,7 +267,7 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any, SceneVQA]:
         options.model, dtype=getattr(torch, options.dtype), attn_implementation=options.attention
     )
     processor = transformers.AutoProcessor.from_pretrained(options.model)
-    return model.to(device).eval(), processor, SceneVQA(options.split, options.data_seed)
+    return model.to(device).eval(), processor
 
 
 if __name__ == "__main__":
