@@ -7,7 +7,7 @@ current transformers takes in place of pixels, with as many placeholders in ``in
 from collections import UserDict
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -110,7 +110,11 @@ class EncodedInputs:
             raise LofiError(
                 f"prune_inputs: positions={positions!r}; expected 'original' or 'compact'"
             )
-        choices = choose(pruner, self.pictures, lambda: self.family.project(self.model))
+        modules = {
+            "project": lambda: self.family.project(self.model),
+            "encode": lambda: self.family.encoder(self.model),
+        }
+        choices = choose(pruner, self.pictures, modules)
         keep = torch.ones_like(self.inputs["input_ids"], dtype=torch.bool)
         for choice in choices:
             picture = choice.picture
@@ -186,7 +190,7 @@ def encode_inputs(
             f"prune_inputs: attention_mask of shape {tuple(mask.shape)}; expected that of "
             f"input_ids, {tuple(ids.shape)}: pass the processor's 2-D mask"
         )
-    needs = [name for name in needs if name != "project"]
+    by_token = [name for name in needs if name not in ("project", "encode", "pixels")]
     names = family.consumed(model, inputs)
     outputs: dict[str, Any] = {}
     pictures: list[Picture] = []
@@ -202,12 +206,19 @@ def encode_inputs(
                 )
             continue
         arguments = {name: inputs[name] for name in names[modality]}
-        with watching(model, family, needs) as found:
+        with watching(model, family, by_token) as found:
             outputs[modality] = family.encode(model, modality, arguments)
         features = family.features(model, outputs[modality])
         layouts = family.layouts(model, modality, arguments, features)
-        known = {name: family.align(model, arguments, found[name]) for name in needs}
-        pictures += locate(modality, slots, features, layouts, known)
+        known = {name: family.align(model, arguments, found[name]) for name in by_token}
+        found_here = locate(modality, slots, features, layouts, known)
+        if "pixels" in needs:
+            family.encoder(model)  # refuses where images come in several pieces
+            found_here = [
+                replace(picture, known={**picture.known, "pixels": pixels})
+                for picture, pixels in zip(found_here, inputs[names[modality][0]], strict=True)
+            ]
+        pictures += found_here
     if not pictures:
         raise LofiError(
             "prune_inputs: no image in the prompt: neither pixels nor image tokens in input_ids; "

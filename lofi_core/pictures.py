@@ -85,10 +85,12 @@ def locate(
     return pictures
 
 
-def choose(pruner: Pruner, pictures: Sequence[Picture], project: Callable[[], Any]) -> list[Choice]:
+def choose(
+    pruner: Pruner, pictures: Sequence[Picture], modules: Mapping[str, Callable[[], Any]]
+) -> list[Choice]:
     """Let the pruner choose, in one call for all pictures of equal grids and number of tokens.
 
-    ``project`` finds the model's projector, for pruners that need it.
+    ``modules`` finds, by the name of the need, parts of the model for pruners that need them.
     """
     groups = defaultdict(list)
     for i, picture in enumerate(pictures):
@@ -97,9 +99,8 @@ def choose(pruner: Pruner, pictures: Sequence[Picture], project: Callable[[], An
     for (_, grids), members in groups.items():
         group = [pictures[i] for i in members]
         X = torch.stack([picture.features[picture.layout.patches] for picture in group])
-        facts = _known(group, [name for name in pruner.needs if name != "project"])
-        if "project" in pruner.needs:
-            facts["project"] = project()
+        facts = _known(group, [name for name in pruner.needs if name not in modules])
+        facts |= {name: find() for name, find in modules.items() if name in pruner.needs}
         tokens = VisualTokens(projected=X, grids=grids, **facts)
         start = clock(X)
         selection = pruner(tokens)

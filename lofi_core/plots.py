@@ -26,9 +26,9 @@ _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _BROWN, _PINK, _GREY, _, _SKY = sns.color
 # with several of them tells them apart by marker.
 METHOD_COLORS: dict[str, str] = {
     "full": INK,
-    **dict.fromkeys(("lofi", "deflated-lofi"), _BLUE),
+    **dict.fromkeys(("lofi", "deflated-lofi", "lofi-inside"), _BLUE),
     "anti-lofi": _SKY,
-    **dict.fromkeys(("random", "uniform", "norm", "pool"), _GREY),
+    **dict.fromkeys(("random", "uniform", "norm", "pool", "downsample"), _GREY),
     **dict.fromkeys(
         ("fastervlm", "visionzip", "vispruner", "hired", "prumerge", "prumerge+"), _ORANGE
     ),

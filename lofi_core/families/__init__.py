@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from lofi_core.errors import LofiError
 from lofi_core.families.base import Family, Layout
 from lofi_core.families.idefics3 import Idefics3
+from lofi_core.families.llava import Llava
 from lofi_core.families.llava_next import LlavaNext, LlavaOnevision
 from lofi_core.families.mistral3 import Mistral3
 from lofi_core.families.qwen import QwenVL
@@ -21,7 +22,7 @@ FAMILIES: dict[str, Family] = {
     "gemma3": Family(),
     "idefics3": Idefics3(),
     "internvl": Family(),
-    "llava": Family(),
+    "llava": Llava(),
     "llava_next": LlavaNext(),
     "llava_onevision": LlavaOnevision(),
     "mistral3": Mistral3(),

@@ -8,7 +8,7 @@ a family does differently, it overrides here, one method a difference.
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,14 @@ class Family:
                 "reads tokens after it"
             )
         return model.base_model.get_submodule(self.projector)
+
+    def encoder(self, model: "PreTrainedModel") -> Callable[[Tensor], Tensor]:
+        """Return encoder and projector for images of any size: (B, 3, h, w) to (B, n, D)."""
+        raise LofiError(
+            "prune_inputs: the pruner encodes images in other sizes; this model's "
+            f"({model.config.model_type}) takes one size, or prepares sizes in its processor: "
+            "shrink the images before the processor instead"
+        )
 
     def layouts(
         self,

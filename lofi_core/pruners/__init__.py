@@ -10,15 +10,18 @@ from lofi_core.pruners.base import (
 )
 from lofi_core.pruners.budget import IPRBudget, OutlierBudget, token_count
 from lofi_core.pruners.cdpruner import CDPruner
+from lofi_core.pruners.clip import ClipPruner, ClipText
 from lofi_core.pruners.controls import AntiLoFi, AveragePool, Norm, Random, UniformGrid
 from lofi_core.pruners.dart import DART
 from lofi_core.pruners.divprune import DivPrune
+from lofi_core.pruners.downsample import Downsample
 from lofi_core.pruners.fastervlm import FasterVLM
 from lofi_core.pruners.fastv import FastV
 from lofi_core.pruners.hired import HiRED
 from lofi_core.pruners.inside import InsidePruner
 from lofi_core.pruners.lofi import LoFi
 from lofi_core.pruners.lofi_deflated import DeflatedLoFi
+from lofi_core.pruners.lofi_inside import LoFiInside
 from lofi_core.pruners.lrcp import LRCP
 from lofi_core.pruners.prumerge import PruMerge, PruMergePlus
 from lofi_core.pruners.pyramiddrop import PyramidDrop
@@ -38,8 +41,11 @@ __all__ = [
     "AntiLoFi",
     "AveragePool",
     "CDPruner",
+    "ClipPruner",
+    "ClipText",
     "DeflatedLoFi",
     "DivPrune",
+    "Downsample",
     "FastV",
     "FasterVLM",
     "FixedPruner",
@@ -47,6 +53,7 @@ __all__ = [
     "IPRBudget",
     "InsidePruner",
     "LoFi",
+    "LoFiInside",
     "Norm",
     "OutlierBudget",
     "PruMerge",

@@ -36,7 +36,7 @@ class CDPruner(ClipPruner, GreedyPruner, name="cdpruner"):
     def relevance(self, tokens: VisualTokens) -> Tensor:
         """Relevance of each token to the question, shape (B, N); 1 where all are alike."""
         patches, text = self.embeds(tokens)
-        r = -(normalize(patches, dim=-1) @ normalize(text, dim=-1).mT).mean(-1)
+        r = self.sign * (normalize(patches, dim=-1) @ normalize(text, dim=-1).mT).mean(-1)
         low, high = r.amin(-1, keepdim=True), r.amax(-1, keepdim=True)
         return torch.where(high > low, (r - low + 1e-6) / (high - low), 1)
 

@@ -31,8 +31,9 @@ def density_peaks(x: Tensor, c: int) -> Tensor:
 
     Examples
     --------
-    >>> density_peaks(torch.tensor([[0.0], [0.1], [0.2], [9.0], [9.2], [9.4]]), 2)
-    tensor([0, 0, 0, 1, 1, 1])
+    >>> x = torch.tensor([0.0, 0.1, 0.3, 5.0, 5.1, 5.2, 9.0, 9.1, 9.4])
+    >>> density_peaks(x[:, None], 3)
+    tensor([1, 1, 1, 0, 0, 0, 2, 2, 2])
     """
     d = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") * x.shape[1] ** -0.5
     rho = (-d.square().sort(-1).values[:, :c].mean(-1)).exp()

@@ -10,44 +10,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lofi_core.errors import LofiError
-from lofi_core.pruners.inside import InsidePruner, LayerView, Stage, solve
+from lofi_core.pruners.inside import LayerView, OneStagePruner, Stage, top
 
 __all__ = ["FastV"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastV(InsidePruner, name="fastv"):
+class FastV(OneStagePruner, name="fastv"):
     """Drop visual tokens once, by attention of the last token.
 
-    Parameters
-    ----------
-    layer : int >= 1
-        K.
-    ratio : float in [0, 1)
-        R, the share that is dropped there; not used where ``keep`` is given.
+    See `OneStagePruner` for the layer K and the ratio R.
     """
-
-    layer: int = 2
-    ratio: float = 0.5
 
     paper = "2403.06764"
     reads = "attention of the prompt's last token in layer K - 1"
     follows = "paper"
     deviations = "any batch size; layer K - 1 runs once, where the code with a cache runs it twice"
-
-    def __post_init__(self) -> None:
-        """Refuse a share that means nothing."""
-        super().__post_init__()
-        if not 0 <= self.ratio < 1:
-            raise LofiError(f"FastV: ratio={self.ratio}; expected a share in [0, 1)")
-
-    def schedule(self, N: int, layers: int) -> list[Stage]:
-        """Drop once; with ``keep``, as many as meet the budget."""
-        if self.keep is None:
-            return self.checked([Stage(self.layer, round(N * (1 - self.ratio)))], layers)
-        self.checked([Stage(self.layer, 0)], layers)
-        return solve(lambda x: [Stage(self.layer, round(N * x))], self.keep, N, layers, "FastV")
 
     def pick(self, view: LayerView, stage: Stage) -> tuple[Tensor, None]:
         """Choose by the last token's attention in the layer before."""
@@ -73,5 +51,4 @@ class FastV(InsidePruner, name="fastv"):
 
     def choose(self, row: Tensor, visual: Tensor, count: int) -> Tensor:
         """Choose ``count`` of the n visual tokens: indices in 0..n-1, ascending."""
-        order = self.scores(row, visual).argsort(descending=True, stable=True)
-        return order[:count].sort().values
+        return top(self.scores(row, visual), count)

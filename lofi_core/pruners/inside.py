@@ -22,7 +22,7 @@ from lofi_core.pruners.base import Pruner
 from lofi_core.pruners.budget import check_fraction
 from lofi_core.pruners.tokens import Selection, VisualTokens
 
-__all__ = ["InsidePruner", "LayerView", "Stage", "mean_tokens", "solve"]
+__all__ = ["InsidePruner", "LayerView", "OneStagePruner", "Stage", "mean_tokens", "solve", "top"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,50 @@ class InsidePruner(Pruner):
                 f"1..{layers - 1}: set them for this model"
             )
         return list(stages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneStagePruner(InsidePruner):
+    """Base class of methods that drop tokens once.
+
+    Parameters
+    ----------
+    layer : int >= 1
+        K: before which layer, counted from 0.
+    ratio : float in [0, 1)
+        R, the share that is dropped there; not used where ``keep`` is given.
+    """
+
+    layer: int = 2
+    ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse a share that means nothing."""
+        super().__post_init__()
+        if not 0 <= self.ratio < 1:
+            raise LofiError(
+                f"{type(self).__name__}: ratio={self.ratio}; expected a share in [0, 1)"
+            )
+
+    def schedule(self, N: int, layers: int) -> list[Stage]:
+        """Drop once; with ``keep``, as many as meet the budget."""
+        if self.keep is None:
+            return self.checked([Stage(self.layer, round(N * (1 - self.ratio)))], layers)
+        self.checked([Stage(self.layer, 0)], layers)
+        caller = type(self).__name__
+        return solve(lambda x: [Stage(self.layer, round(N * x))], self.keep, N, layers, caller)
+
+
+def top(scores: Tensor, count: int) -> Tensor:
+    """Return the places of the ``count`` highest scores, ascending; ties go to the earlier token.
+
+    Examples
+    --------
+    >>> import torch
+    >>> top(torch.tensor([0.2, 0.9, 0.2, 0.5]), 3)
+    tensor([0, 1, 3])
+    """
+    return scores.argsort(descending=True, stable=True)[:count].sort().values
 
 
 def mean_tokens(N: int, stages: Sequence[Stage], layers: int) -> float:

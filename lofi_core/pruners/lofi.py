@@ -9,7 +9,11 @@ parameter here, and its default is our choice:
   full rank every score would be 1.
 * ``center=True``: visual tokens share a large mean, which alone can hold most of the energy and
   then decides the rank; about the mean, the rule measures what tells tokens apart.
-* ``site="projector"``: what the language model receives.
+* ``site="projector"``: what the language model receives. `lofi_core.pruners.lofi_inside.LoFiInside`
+  reads what enters one of the language model's layers instead.
+
+``ridge`` (a smooth rank) and ``merge`` (dropped tokens join their nearest kept one) are variants of
+ours, off by default.
 """
 
 from dataclasses import dataclass
@@ -18,9 +22,10 @@ from typing import Literal, SupportsIndex
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.leverage import leverage_scores
+from lofi_core.leverage import leverage_scores, ridge_leverage_scores
 from lofi_core.pruners.base import ScorePruner
-from lofi_core.pruners.tokens import VisualTokens
+from lofi_core.pruners.merging import group_means
+from lofi_core.pruners.tokens import Selection, VisualTokens
 from lofi_core.ranks import EnergyRank, RankRule
 
 __all__ = ["LoFi"]
@@ -44,6 +49,12 @@ class LoFi(ScorePruner, name="lofi"):
         Read the tokens as the language model or as the projector receives them.
     method : {"gram", "svd"}
         How leverage is computed: both are exact to float32 rounding, "gram" is faster.
+    ridge : float > 0, optional
+        Score by ridge leverage, ``diag(G (G + lambda I)^-1)``, in place of a rank; lambda in units
+        of the mean eigenvalue.
+    merge : bool
+        Let each dropped token join the kept one of highest cosine similarity, which becomes the
+        mean of its group.
 
     Examples
     --------
@@ -57,16 +68,22 @@ class LoFi(ScorePruner, name="lofi"):
     center: bool = True
     site: Literal["projector", "encoder"] = "projector"
     method: Literal["gram", "svd"] = "gram"
+    ridge: float | None = None
+    merge: bool = False
 
     paper = "2503.06794"
     reads = "projected or encoded tokens"
     follows = "paper's abstract; rank rule, centring and site are our choices"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown site."""
+        """Refuse an unknown site and a ridge that is not positive."""
         super().__post_init__()
         if self.site not in ("projector", "encoder"):
             raise LofiError(f"LoFi: site={self.site!r}; expected 'projector' or 'encoder'")
+        if self.ridge is not None and not 0 < self.ridge < float("inf"):
+            raise LofiError(
+                f"LoFi: ridge={self.ridge}; expected a positive, finite number, or None"
+            )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -74,6 +91,16 @@ class LoFi(ScorePruner, name="lofi"):
         return ("encoded",) if self.site == "encoder" else ()
 
     def scores(self, tokens: VisualTokens) -> Tensor:
-        """Leverage at rank k, shape (B, N), in [0, 1]."""
+        """Leverage at rank k, or ridge leverage, shape (B, N), in [0, 1]."""
         X = tokens.projected if self.site == "projector" else tokens.require("encoded", "LoFi")
+        if self.ridge is not None:
+            return ridge_leverage_scores(X, self.ridge, relative=True, center=self.center)
         return leverage_scores(X, self.rank, self.method, self.center)
+
+    def select(self, tokens: VisualTokens) -> Selection:
+        """Keep the m highest scores, and merge."""
+        selection = super().select(tokens)
+        if not self.merge:
+            return selection
+        means = group_means(tokens.projected, selection.kept)
+        return Selection(selection.kept, means, selection.scores)

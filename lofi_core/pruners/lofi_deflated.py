@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.pruners.greedy import GreedyPruner, pivoted_cholesky
-from lofi_core.pruners.merging import merge_into_nearest
+from lofi_core.pruners.merging import group_means
 from lofi_core.pruners.tokens import Selection, VisualTokens
 from lofi_core.spectrum import unit_scale
 
@@ -76,11 +76,7 @@ class DeflatedLoFi(GreedyPruner, name="deflated-lofi"):
         selection = super().select(tokens)
         if not self.merge:
             return selection
-        new = []
-        for X, kept in zip(tokens.projected, selection.kept, strict=True):
-            sums, counts = merge_into_nearest(X, kept)
-            new.append((sums / counts[:, None]).to(X.dtype))
-        return Selection(selection.kept, tuple(new))
+        return Selection(selection.kept, group_means(tokens.projected, selection.kept))
 
 
 def _whitened(X: Tensor, ridge: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.pruners.base import ScorePruner
-from lofi_core.pruners.merging import merge_into_nearest
+from lofi_core.pruners.merging import group_means
 from lofi_core.pruners.tokens import Selection, VisualTokens
 
 __all__ = ["LRCP"]
@@ -70,9 +70,5 @@ class LRCP(ScorePruner, name="lrcp"):
         selection = super().select(tokens)
         if not self.merge:
             return selection
-        new = []
-        for X, kept in zip(tokens.projected, selection.kept, strict=True):
-            sums, counts = merge_into_nearest(X, kept)
-            divisor = counts.clamp(min=2) if self.bug_compatible else counts
-            new.append((sums / divisor[:, None]).to(X.dtype))
-        return Selection(selection.kept, tuple(new), selection.scores)
+        means = group_means(tokens.projected, selection.kept, least=1 + self.bug_compatible)
+        return Selection(selection.kept, means, selection.scores)

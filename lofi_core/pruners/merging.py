@@ -6,6 +6,7 @@ patch (CLS, a mean of what was dropped) takes the place of a dropped patch.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,14 @@ from lofi_core.errors import LofiError
 from lofi_core.pruners.base import Pruner
 from lofi_core.pruners.tokens import Selection, VisualTokens
 
-__all__ = ["Merged", "MergingPruner", "first_dropped", "merge_into_nearest", "take"]
+__all__ = [
+    "Merged",
+    "MergingPruner",
+    "first_dropped",
+    "group_means",
+    "merge_into_nearest",
+    "take",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +115,25 @@ def merge_into_nearest(X: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     nearest[kept] = torch.arange(len(kept), device=X.device)
     sums = X.new_zeros(len(kept), X.shape[-1]).index_add_(0, nearest, X)
     return sums, nearest.bincount(minlength=len(kept))
+
+
+def group_means(X: Tensor, kept: Sequence[Tensor], least: int = 1) -> tuple[Tensor, ...]:
+    """Replace each kept token by the mean of itself and of the dropped ones nearest to it.
+
+    Parameters
+    ----------
+    X : Tensor, shape (B, N, D)
+        Tokens.
+    kept : sequence of B Tensors, int64
+        Indices of the kept ones, image by image.
+    least : int
+        Divide sums by at least so much.
+    """
+    new = []
+    for tokens, chosen in zip(X, kept, strict=True):
+        sums, counts = merge_into_nearest(tokens, chosen)
+        new.append((sums / counts.clamp(min=least)[:, None]).to(X.dtype))
+    return tuple(new)
 
 
 def first_dropped(kept: Tensor, N: int, last: bool = False) -> Tensor:

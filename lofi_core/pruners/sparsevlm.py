@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.pruners.density_peaks import density_peaks
-from lofi_core.pruners.inside import InsidePruner, LayerView, Stage, solve
+from lofi_core.pruners.inside import InsidePruner, LayerView, Stage, solve, top
 
 __all__ = ["SparseVLM", "SparseVLMPlus", "position_prior"]
 
@@ -150,8 +150,7 @@ class SparseVLM(InsidePruner, name="sparsevlm"):
 
     def choose(self, scores: Tensor, count: int) -> Tensor:
         """Choose visual tokens by their scores: indices, ascending."""
-        order = scores.argsort(descending=True, stable=True)
-        return order[: self.kept(count, len(scores))].sort().values
+        return top(scores, self.kept(count, len(scores)))
 
     def recycle(self, x: Tensor, scores: Tensor) -> Tensor:
         """Cluster the best of the dropped tokens: their sums over ``count + 1e-6``, (c, D).

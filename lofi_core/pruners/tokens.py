@@ -41,6 +41,10 @@ class VisualTokens:
         Which of the image's crops each token is from; 0 is the overview.
     project : callable, optional
         The projector: tokens (..., C) as ``encoded`` to tokens (..., D) as ``projected``.
+    pixels : Tensor, shape (B, 3, H, W), optional
+        The images as the encoder received them, where it takes each in one piece.
+    encode : callable, optional
+        Encoder and projector: pixels (B, 3, h, w) to tokens (B, n, D) as ``projected``.
     grids : tuple of tuples of int
         Shapes whose sizes add up to N: ``((24, 24),)`` for one image in one piece, several for an
         image in crops, ``((T, h, w),)`` for a video; ``((N,),)`` where tokens have no grid.
@@ -56,6 +60,8 @@ class VisualTokens:
     cls_encoded: Tensor | None = None
     crops: Tensor | None = None
     project: Callable[[Tensor], Tensor] | None = None
+    pixels: Tensor | None = None
+    encode: Callable[[Tensor], Tensor] | None = None
     grids: tuple[Grid, ...] = ()
 
     def require(self, name: str, caller: str) -> Any:

@@ -54,7 +54,7 @@ class TRIM(MergingPruner, ClipPruner, name="trim"):
             raise LofiError(
                 f"TRIM: the question in {text.shape[1]} pieces; expected one, cut off at 77 tokens"
             )
-        return (-(patches @ text.mT)[..., 0]).softmax(-1)
+        return (self.sign * (patches @ text.mT)[..., 0]).softmax(-1)
 
     def chosen(self, tokens: VisualTokens) -> list[Tensor]:
         """Indices of the T tokens kept as they are, ascending, image by image."""
