@@ -153,6 +153,10 @@ class EncodedInputs:
             shorter["position_ids"] = compact_positions(
                 shorter["position_ids"], shorter["attention_mask"]
             )
+        elif shorter["position_ids"].ndim == 2 and (shorter["attention_mask"] == 1).all():
+            # `generate` leaves out a mask that is 1 everywhere, and without a cache gaps would then
+            # split the prompt. To masks, anything but 0 means: attend.
+            shorter["attention_mask"] = 2 * shorter["attention_mask"]
         return shorter
 
 

@@ -66,10 +66,10 @@ def prune_inputs(
 
     Notes
     -----
-    No gradients. ``generate(**x, use_cache=False)`` is the one call not to make with original
-    positions: transformers (5.23) then drops the mask, and takes gaps in the positions for the
-    borders of packed sequences. Models with sliding-window attention count their window in tokens,
-    so that it reaches further in a pruned sequence.
+    No gradients. Where gaps in the positions could be taken for the borders of packed sequences,
+    the mask says 2 for 1, lest transformers (5.23) leave it out; keep it, or use a cache. Models
+    with sliding-window attention count their window in tokens, so that it reaches further in a
+    pruned sequence.
     """
     if isinstance(pruner, InsidePruner):
         raise LofiError(
@@ -140,12 +140,6 @@ def pruning(
         named = _by_name(generate, args, kwargs)
         if "inputs" in named:  # what generate calls its first argument
             named["input_ids"] = named.pop("inputs")
-        config = named.get("generation_config") or model.generation_config
-        if positions == "original" and named.get("use_cache", config.use_cache) is False:
-            raise LofiError(
-                "pruning: generate(use_cache=False) with original positions; expected a cache, or "
-                "positions='compact': without one, transformers mistakes gaps for packed sequences"
-            )
         pruned = prune(named)
         if not pruned.get("attention_mask", torch.ones(1, 1))[:, -1].all():
             raise LofiError(
