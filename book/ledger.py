@@ -1,0 +1,319 @@
+"""The ledger: every claim, its criterion, the figure, and the verdict that follows.
+
+    python -m book.ledger            compute all figures and verdicts from the committed results
+    python -m book.ledger --check    compute them again; name every claim whose record is stale
+
+book/claims.yml says what is claimed and what would count as its replication. The figures
+(`book.metrics`, `book.exact`) and verdicts go to book/results/metrics.json. No verdict is typed: a
+test *holds* if its 95 % interval lies in the claimed range, *fails* if it lies outside, and is
+*open* otherwise; a claim is *replicated* if all its tests hold, *not replicated* if all fail, and
+*partly* in between. A claim without tests, or without data for them, is *not attempted*.
+
+On pages, ``{metric}`lofi.lead.random` `` stands for a figure (see book/_ext/ledger_roles.py), so
+that prose cannot disagree with the record; `typed` finds figures that were typed all the same.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import book.exact  # noqa: F401  (registers its figures)
+from book.metrics import METRICS, Evidence, compute
+
+__all__ = ["CLAIMS", "RECORD", "VERDICTS", "check", "claims_of", "judge", "read", "show", "verdict"]
+
+ROOT = Path(__file__).resolve().parents[1]
+CLAIMS = ROOT / "book" / "claims.yml"
+RECORD = ROOT / "book" / "results" / "metrics.json"
+VERDICTS = ("replicated", "partly", "not replicated", "not attempted")
+CRITERIA = {
+    "exact": [{"value", "tolerance"}],
+    "interval": [{"between"}],
+    "direction": [{"above"}, {"below"}],
+}
+FIELDS = (
+    *("id", "source", "from", "quote", "statement", "about", "kind"),
+    *("tests", "why", "notebook", "profile", "cost"),
+)
+
+Claim = dict[str, Any]
+Figures = Mapping[str, Mapping[str, Any]]
+
+
+def read(path: Path = CLAIMS) -> list[Claim]:
+    """Read the claims."""
+    claims: list[Claim] = yaml.safe_load(path.read_text())
+    return claims
+
+
+def limits(test: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the claimed range of a test.
+
+    >>> limits({"metric": "x", "above": 0})
+    (0.0, inf)
+    """
+    if "tolerance" in test:
+        low, high = test["value"] - test["tolerance"], test["value"] + test["tolerance"]
+    else:
+        low, high = test.get("between", (test.get("above", "-inf"), test.get("below", "inf")))
+    return float(low), float(high)
+
+
+def judge(test: Mapping[str, Any], figures: Figures) -> str:
+    """Say of one test: holds, fails, open, or no data.
+
+    >>> judge({"metric": "x", "above": 0}, {"x": {"value": 1, "low": -1, "high": 3}})
+    'open'
+    """
+    figure = figures[test["metric"]]
+    if "missing" in figure:
+        return "no data"
+    low, high = limits(test)
+    strict = {"above", "below"} & test.keys()  # a figure at the limit itself is not beyond it
+    if strict and figure["low"] == figure["high"] in (low, high):
+        return "fails"
+    if low <= figure["low"] and figure["high"] <= high:
+        return "holds"
+    return "fails" if figure["high"] < low or figure["low"] > high else "open"
+
+
+def verdict(claim: Claim, figures: Figures) -> dict[str, Any]:
+    """Judge a claim: verdict, one outcome a test, and the sentence that says it."""
+    outcomes = [judge(test, figures) for test in claim["tests"]]
+    tried = [outcome for outcome in outcomes if outcome != "no data"]
+    if not tried:
+        result = "not attempted"
+    elif all(outcome == "holds" for outcome in outcomes):
+        result = "replicated"
+    else:
+        result = "not replicated" if all(o == "fails" for o in tried) else "partly"
+    return {"verdict": result, "tests": outcomes, "says": _sentence(claim, outcomes, figures)}
+
+
+def _sentence(claim: Claim, outcomes: list[str], figures: Figures) -> str:
+    """Say what was found, on what, and on what it was not."""
+    if not claim["tests"]:
+        return " ".join(claim["not_attempted"].split())
+    parts, made_by = [], set()
+    for test, outcome in zip(claim["tests"], outcomes, strict=True):
+        figure = figures[test["metric"]]
+        if outcome == "no data":
+            parts.append(f"no data: {figure['missing']}")
+            continue
+        of = f" of {figure['images']:,} images" if figure["images"] else ""
+        parts.append(
+            f"{outcome}: {show(figure)}, claimed {criterion(test, figure['unit'])} "
+            f"(n = {figure['n']:,}{of})"
+        )
+        if figure["model"] != "none":
+            where = [w for w in (figure["dtype"], figure["device"]) if w != "none"]
+            made_by.add(", ".join([figure["model"], *where]))
+    tested = f" Tested on {'; '.join(sorted(made_by))}." if made_by else ""
+    elsewhere = claim["about"] == "large VLMs" and any("SceneVLM" in m for m in made_by)
+    remark = " The claim is about models a thousand times its size." if elsewhere else ""
+    return "; ".join(parts) + "." + tested + remark
+
+
+PERCENT = {"share", "points", "ratio"}
+
+
+def show(figure: Mapping[str, Any]) -> str:
+    """Render a figure with its interval as people read it.
+
+    >>> show({"value": 0.127, "low": 0.1, "high": 0.15, "unit": "points"})
+    '+12.7 [+10.0, +15.0] points'
+    """
+    unit = figure["unit"]
+    value, low, high = (_number(figure[name], unit) for name in ("value", "low", "high"))
+    interval = "" if low == high else f" [{low}, {high}]"
+    ending = {"points": " points", "share": " %", "ratio": " %"}.get(unit, f" {unit}")
+    return f"{value}{interval}{'' if unit in ('correlation', 'AUC', 'error') else ending}"
+
+
+def _number(value: float, unit: str) -> str:
+    if unit in ("points", "AUC lead"):
+        return f"{100 * value:+.1f}" if unit == "points" else f"{value:+.3f}"
+    if unit in PERCENT:
+        return f"{100 * value:.1f}"
+    if unit in ("correlation", "AUC"):
+        return f"{value:.3f}"
+    return f"{value:.0e}" if unit == "error" and value else f"{value:.0f}"
+
+
+def criterion(test: Mapping[str, Any], unit: str) -> str:
+    """Render the claimed range of a test.
+
+    >>> criterion({"metric": "x", "between": [-0.003, 0.003]}, "points")
+    '-0.3 to +0.3'
+    """
+    low, high = limits(test)
+    if "tolerance" in test:
+        exact = _number(test["value"], unit)
+        return f"{exact} ± {test['tolerance']:g}" if test["tolerance"] else f"exactly {exact}"
+    if "between" in test:
+        return f"{_bound(low, unit)} to {_bound(high, unit)}"
+    return f"above {_bound(low, unit)}" if "above" in test else f"below {_bound(high, unit)}"
+
+
+def _bound(value: float, unit: str) -> str:
+    """Render a limit: a number that somebody wrote, without digits that it does not have."""
+    scaled = 100 * value if unit in PERCENT else value
+    return f"{scaled:+.4g}" if unit in ("points", "AUC lead") and value else f"{scaled:.4g}"
+
+
+def claims_of(notebook: str, claims: Iterable[Claim] | None = None) -> list[Claim]:
+    """Return the claims that a notebook tests, by the stem of its name or the whole of it."""
+    stem = Path(notebook).stem
+    every = read() if claims is None else claims
+    return [claim for claim in every if Path(claim["notebook"]).stem == stem]
+
+
+def record(evidence: Evidence, claims: list[Claim]) -> dict[str, Any]:
+    """Compute all figures and verdicts."""
+    figures = compute(evidence)
+    run = evidence.results.experiment
+    names = ("schema", "weights", "dtype", "device", "torch", "transformers", "commit", "scenes")
+    return {
+        "run": {name: run[name] for name in names if name in run},
+        "metrics": figures,
+        "verdicts": {claim["id"]: verdict(claim, figures) for claim in claims},
+    }
+
+
+def check(claims: list[Claim], recorded: dict[str, Any], fresh: Figures | None) -> list[str]:
+    """Return what is wrong, one line each; an empty list is a ledger in order.
+
+    Parameters
+    ----------
+    claims
+        What `read` returns.
+    recorded
+        The content of book/results/metrics.json.
+    fresh
+        Figures computed just now; None to compare nothing with them.
+    """
+    problems = [problem for claim in claims for problem in _form(claim)]
+    ids = [claim["id"] for claim in claims]
+    problems += [f"{i}: appears {ids.count(i)} times" for i in sorted({*ids}) if ids.count(i) > 1]
+    if problems:
+        return problems
+    figures = recorded["metrics"]
+    if fresh is not None:
+        for key, figure in fresh.items():
+            users = [c["id"] for c in claims for t in c["tests"] if t["metric"] == key]
+            by = ", ".join(dict.fromkeys(users)) or "no claim"
+            problems += [f"{by}: {key}: {what}" for what in _moved(figure, figures.get(key))]
+        problems += [f"{key}: recorded, and not computed" for key in figures.keys() - fresh.keys()]
+    for claim in claims:
+        if absent := [t["metric"] for t in claim["tests"] if t["metric"] not in figures]:
+            problems.append(f"{claim['id']}: no record of {', '.join(absent)}")
+            continue
+        expected, found = verdict(claim, figures), recorded["verdicts"].get(claim["id"])
+        if found != expected:
+            said = found and found["verdict"]
+            problems.append(f"{claim['id']}: recorded {said!r}, computed {expected['verdict']!r}")
+        elif fresh is not None and (now := verdict(claim, fresh))["tests"] != found["tests"]:
+            problems.append(f"{claim['id']}: recorded {found['tests']}, computed {now['tests']}")
+    strangers = recorded["verdicts"].keys() - {*ids}
+    return problems + [f"{name}: recorded, and no claim" for name in sorted(strangers)]
+
+
+def _form(claim: Claim) -> list[str]:
+    """Return what a claim lacks."""
+    name = claim.get("id", "a claim without id")
+    if missing := [field for field in FIELDS if field not in claim]:
+        return [f"{name}: lacks {', '.join(missing)}"]
+    problems = []
+    if not (ROOT / f"{claim['notebook']}.ipynb").exists():
+        problems.append(f"{name}: no notebook {claim['notebook']}")
+    if not (ROOT / "book" / "profiles" / f"{claim['profile']}.yaml").exists():
+        problems.append(f"{name}: no profile {claim['profile']}")
+    cited = re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), re.M)
+    if claim["source"] not in ("ours", *cited):
+        problems.append(f"{name}: references.bib has no {claim['source']}")
+    if claim["kind"] not in CRITERIA:
+        return [*problems, f"{name}: kind {claim['kind']!r}; expected one of {[*CRITERIA]}"]
+    for test in claim["tests"]:
+        if test["metric"] not in METRICS:
+            problems.append(f"{name}: unknown metric {test['metric']}")
+        if test.keys() - {"metric"} not in CRITERIA[claim["kind"]]:
+            problems.append(f"{name}: {test} is no test of kind {claim['kind']}")
+    if not claim["tests"] and not claim.get("not_attempted"):
+        problems.append(f"{name}: no tests, and no reason in not_attempted")
+    return problems
+
+
+def _moved(fresh: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list[str]:
+    """Compare a figure with its record.
+
+    Values follow from the data, so they may differ by rounding alone; where they measure rounding
+    itself, they have to stay below the claim's tolerance, which the verdict sees to. Limits may
+    differ by a twentieth of the interval: another NumPy may draw other samples.
+    """
+    if recorded is None:
+        return ["not recorded"]
+    if "missing" in fresh or "missing" in recorded:
+        return [] if fresh == recorded else [f"recorded {recorded}, computed {fresh}"]
+    problems = []
+    if fresh["unit"] != "error":
+        room = 1e-6 + 0.05 * (fresh["high"] - fresh["low"])
+        for name, slack in (("value", 1e-6), ("low", room), ("high", room)):
+            if not abs(fresh[name] - recorded[name]) <= slack:  # NaN has moved, too
+                problems.append(f"{name} recorded {recorded[name]}, computed {fresh[name]}")
+    for name in fresh.keys() - {"value", "low", "high"}:
+        if fresh[name] != recorded.get(name):
+            problems.append(f"{name} recorded {recorded.get(name)!r}, computed {fresh[name]!r}")
+    return problems
+
+
+NUMBER = re.compile(r"(?<![\w.])[-+±−]?\d+\.\d+(?= ?(?:%|points|per cent))")
+
+
+def typed(text: str, claims: Iterable[Claim]) -> list[str]:
+    """Find figures in prose that were typed: decimals with % or points that no claim quotes.
+
+    >>> typed("of the paper's +12.7 % we find 3.1 %", [{"quote": "+12.7%", "statement": ""}])
+    ['3.1']
+    """
+    quoted = " ".join(f"{claim['quote']} {claim['statement']}" for claim in claims)
+    known = {found.strip("+±-−") for found in re.findall(r"[-+±−]?\d+\.\d+", quoted)}
+    return [found for found in NUMBER.findall(text) if found.strip("+±-−") not in known]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="book.ledger", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the record, write nothing"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="folder of the results (default: book/results)"
+    )
+    parser.add_argument("--record", type=Path, default=RECORD, help="default: %(default)s")
+    args = parser.parse_args(argv)
+    from book.experiments import load  # reading the form of claims needs no results
+
+    claims = read()
+    if problems := [problem for claim in claims for problem in _form(claim)]:
+        print("\n".join(problems), file=sys.stderr)
+        return 1
+    evidence = Evidence(load(args.results) if args.results else load())
+    if args.check:
+        problems = check(claims, json.loads(args.record.read_text()), compute(evidence))
+        print("\n".join(problems) or f"{len(claims)} claims are as recorded", file=sys.stderr)
+        return bool(problems)
+    made = record(evidence, claims)
+    args.record.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    for name, found in made["verdicts"].items():
+        print(f"{found['verdict']:15} {name:22} {found['says']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
