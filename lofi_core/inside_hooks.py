@@ -103,7 +103,9 @@ class Hooks:
         self.through = [Batch(real, visual, after, positions, ids.new_zeros(B, 1))]
         self.inputs = [(x[v], x[a]) for x, v, a in zip(embeds, visual, after, strict=True)]
         counts = visual.sum(-1).tolist()
-        self.stages = [self.pruner.schedule(n, len(self.layers)) if n else [] for n in counts]
+        schedule, depth = self.pruner.schedule, len(self.layers)
+        whole = self.pruner.keep == 1  # some methods always drop a token; this says drop none
+        self.stages = [[] if whole or not n else schedule(n, depth) for n in counts]
         self.seconds = 0.0
 
     def _remember(self, cache: Any) -> None:
