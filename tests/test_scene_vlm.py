@@ -157,7 +157,13 @@ def test_the_plateau_does_not_depend_on_the_length() -> None:
 def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """A few steps of both stages; once in one go, once with the second stage interrupted."""
     recipe = Recipe(
-        scenes=8, vision_steps=2, vision_batch=4, language_steps=2, language_batch=2, seed=5
+        scenes=8,
+        vision_steps=2,
+        vision_batch=4,
+        language_steps=2,
+        relation_steps=1,
+        language_batch=2,
+        seed=5,
     )
     train(recipe, tmp_path / "a", tmp_path / "a/model", torch.device("cpu"))
     train(recipe, tmp_path / "a", tmp_path / "again", torch.device("cpu"))

@@ -6,8 +6,8 @@ would see alone; the image is paid for once instead of seven times.
 
 Where to look is the slow thing to learn, and here it is known: some attention heads of the middle
 layers are taught to look, from where an answer begins, at the patches of the objects asked about.
-For a spatial relation seeing both objects is not enough: what is gathered there must also tell
-where they lie, which a linear readout, dropped after training, makes it do.
+For a spatial relation seeing both objects is not enough: at last, when the heads look at the right
+places, a linear readout, dropped after training, makes what they gather tell where those are.
 """
 
 from collections.abc import Callable, Iterable
@@ -140,11 +140,12 @@ class LanguageData:
 
 
 def language_loss(
-    model: LlavaForConditionalGeneration, centers: nn.Linear, batch: Packed
+    model: LlavaForConditionalGeneration, batch: Packed, centers: nn.Linear | None = None
 ) -> tuple[Tensor, dict[str, float]]:
     """Cross entropy of the labelled tokens, what the taught heads miss, and the centres' error.
 
-    Needs eager attention. ``centers`` reads the hidden state that the taught layers leave.
+    Needs eager attention. ``centers`` reads the hidden state that the taught layers leave; without
+    it there is no third term.
     """
     embeds = model.get_input_embeddings()(batch.ids)
     images = model.model.multi_modal_projector(batch.features).to(embeds.dtype)
@@ -173,13 +174,15 @@ def language_loss(
         looking = looking - mass.clamp(min=1e-4).log().mean()
 
     spatial = ~batch.centers.isnan().any(-1)
-    gathered = out.hidden_states[LAYERS[-1] + 1][row[spatial], place[spatial]]
-    read = centers(F.rms_norm(gathered, gathered.shape[-1:])).float()
-    placing = F.mse_loss(read, batch.centers[spatial])
     metrics = {
         "accuracy": right.float().mean().item(),
         "spatial": right[spatial].float().mean().item(),
         "looking": looking.item(),
-        "placing": placing.item(),
     }
-    return F.cross_entropy(logits, labels) + looking / 4 + 4 * placing, metrics
+    loss = F.cross_entropy(logits, labels) + looking / 4
+    if centers is None:
+        return loss, metrics
+    gathered = out.hidden_states[LAYERS[-1] + 1][row[spatial], place[spatial]]
+    read = centers(F.rms_norm(gathered, gathered.shape[-1:])).float()
+    placing = F.mse_loss(read, batch.centers[spatial])
+    return loss + 4 * placing, metrics | {"placing": placing.item()}

@@ -1,8 +1,9 @@
 """Train SceneVLM from nothing: ``python -m lofi_core.scene_vlm.train``.
 
 Two stages, as LLaVA: a CLIP first (`vision`), then, with the vision tower frozen, the projector and
-the language model (`language`).  Batches depend on the seed and the step alone, so a run that was
-killed resumes from its last checkpoint and ends in the same place.
+the language model (`language`).  The latter has two parts: the second begins when the model knows
+where to look, and adds a lesson on where things lie.  Batches depend on the seed and the step
+alone, so a run that was killed resumes from its last checkpoint and ends in the same place.
 """
 
 import argparse
@@ -36,6 +37,7 @@ class Recipe:
     vision_steps: int = 1_800
     vision_batch: int = 64
     language_steps: int = 2_700
+    relation_steps: int = 1_200
     language_batch: int = 16
     language_draws: int = 2
     vision_rate: float = 1.5e-3
@@ -173,15 +175,19 @@ def train(recipe: Recipe, folder: Path, out: Path, device: torch.device) -> None
     model.model.vision_tower.requires_grad_(False)
     language = LanguageData(data, recipe.scenes, model, lambda i: pixels(images, i, device))
 
-    def language_step(step: int) -> tuple[Tensor, Metrics]:
+    def language_step(step: int, lesson: nn.Linear | None = None) -> tuple[Tensor, Metrics]:
         i = batch_index(recipe, 1, step, recipe.language_batch)
         with torch.autocast(device.type, torch.bfloat16):
-            return language_loss(model, centers, language.batch(i, draws_of(recipe, step)))
+            return language_loss(model, language.batch(i, draws_of(recipe, step)), lesson)
+
+    def relation_step(step: int) -> tuple[Tensor, Metrics]:
+        return language_step(recipe.language_steps + step, centers)
 
     projector, lm = model.model.multi_modal_projector, model.model.language_model
-    trained = nn.ModuleList([projector, lm, model.lm_head, centers])
-    rate = recipe.language_rate
+    trained, rate = nn.ModuleList([projector, lm, model.lm_head]), recipe.language_rate
     optimise("language", folder, trained, language_step, recipe.language_steps, rate)
+    trained.append(centers)
+    optimise("relations", folder, trained, relation_step, recipe.relation_steps, rate)
     build.save(model.cpu(), clip.cpu(), out)
     (out / "recipe.json").write_text(json.dumps(vars(recipe), indent=1) + "\n")
     shutil.copy(folder / "log.jsonl", out / "training-log.jsonl")
