@@ -170,6 +170,6 @@ def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     weights = ["a/model/model.safetensors", "again/model.safetensors"]
     assert sha256(tmp_path / weights[0]) == sha256(tmp_path / weights[1])
     rows = [json.loads(line) for line in (tmp_path / "a/log.jsonl").read_text().splitlines()]
-    assert {row["stage"] for row in rows} == {"vision", "language"}
+    assert {row["stage"] for row in rows} == {"vision", "language", "relations"}
     assert all(np.isfinite(row["loss"]) for row in rows)
     AutoModelForImageTextToText.from_pretrained(tmp_path / "a/model")
