@@ -16,14 +16,15 @@ Mahoney & Drineas, PNAS 106(3), 2009 (rank k); Alaoui & Mahoney, NeurIPS 2015 (r
 """
 
 from operator import index
-from typing import Literal, SupportsIndex
+from typing import SupportsIndex, get_args
 
 import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError, check_tokens
+from lofi_core.projectors import Method, by_decomposition, by_products, fastest
 from lofi_core.ranks import RankRule
-from lofi_core.spectrum import unit_scale
+from lofi_core.scaling import unit_scale
 
 __all__ = ["effective_dimension", "leverage_scores", "ridge_leverage_scores"]
 
@@ -32,7 +33,7 @@ __all__ = ["effective_dimension", "leverage_scores", "ridge_leverage_scores"]
 def leverage_scores(
     X: Tensor,
     rank: SupportsIndex | RankRule,
-    method: Literal["svd", "gram"] = "svd",
+    method: Method = "svd",
     center: bool = False,
 ) -> Tensor:
     """Leverage of each token at rank k: ``l_i = ||U_k[i, :]||^2``.
@@ -43,10 +44,9 @@ def leverage_scores(
         Visual tokens, one a row.
     rank : int in [1, min(N, D)] or RankRule
         k, or a rule that chooses it image by image: `EnergyRank`, `EffectiveRank`, or your own.
-    method : {"svd", "gram"}
-        "svd": a thin SVD in float32 (float64 if X is), the reference. "gram": eigenvectors of the
-        Gram matrix of the smaller side, in float64, which has digits to spare for the squared
-        singular values: agrees with "svd" to float32 rounding.
+    method : {"svd", "gram", "gram32", "subspace", "purify", "auto"}
+        How, see `lofi_core.projectors`. "svd" is the reference; "gram" agrees with it to float32
+        rounding, the others to the bounds below. "auto" takes the fastest for device and shape.
     center : bool
         Subtract the mean token first.
 
@@ -61,14 +61,22 @@ def leverage_scores(
     ------
     LofiError
         If the tokens are not a finite floating tensor of shape (..., N, D), if an integer rank is
-        outside [1, min(N, D)], or if ``method`` is unknown.
+        outside [1, min(N, D)], or if ``method`` is unknown or can't follow the rule.
 
     Notes
     -----
     Scores depend on X only through the top-k left subspace, so they are defined where
-    s_k > s_{k+1}; the solver breaks a tie. Both methods make the host wait for a CUDA device,
-    inside torch's SVD and eigensolver. For float64 tokens "gram" sees singular values down to
-    ``sqrt(max(N, D) * eps) * s_1`` only. No gradients.
+    s_k > s_{k+1}; a tie is broken by the solver, or shared by "subspace" and "purify". With
+    ``gap = (s_k^2 - s_{k+1}^2) / s_1^2``, a score is off by at most about
+
+    * "gram": ``eps64 / gap``; "gram32" and "purify": ``n eps32 / gap``, with n = max(N, D), while
+      "purify" has steps enough: it separates gaps down to about 1e-5;
+    * "subspace": besides, ``(s_{2k+17} / s_k)^16``: what eight sweeps leave of other directions.
+
+    Products of float32 see singular values down to ``2e-3 s_1``, of float64 down to
+    ``sqrt(n eps64) s_1``; weaker directions don't count. "svd", "gram" and "gram32" take any rule
+    and make the host wait for a CUDA device. "purify" takes integers, `EnergyRank` and
+    `EffectiveRank`, "subspace" integers, and neither waits. No gradients.
 
     Examples
     --------
@@ -77,24 +85,19 @@ def leverage_scores(
     >>> leverage_scores(X, rank=2)
     tensor([1.0000, 0.5000, 0.5000])
     """
-    check_tokens(X, "leverage_scores", waits=True)
-    if method not in ("svd", "gram"):
-        raise LofiError(f"leverage_scores: method={method!r}; expected 'svd' or 'gram'")
-    N, D = X.shape[-2:]
-    rule = rank if callable(rank) else _fixed(rank, N, D)
+    if method not in get_args(Method):
+        raise LofiError(f"leverage_scores: method={method!r}; expected one of {get_args(Method)}")
+    check_tokens(X, "leverage_scores", waits=method in ("svd", "gram", "gram32"))
+    rank = rank if callable(rank) else _checked(rank, X)
+    if method == "auto":
+        method = fastest(X, rank)
     unit, scale = unit_scale(X, center)
-    floor = max(N, D) * torch.finfo(unit.dtype).eps
-    if method == "svd":
-        U, s, _ = torch.linalg.svd(unit, full_matrices=False)
+    if method in ("subspace", "purify"):
+        scores = by_products(unit, rank, method)
     else:
-        U, s = _left_factor(unit.double())
-        floor = max(floor, (max(N, D) * torch.finfo(s.dtype).eps) ** 0.5)
-    k = rule(s.to(unit.dtype) * scale[..., 0])  # rules see the singular values of X
-    counts = torch.arange(s.shape[-1], device=s.device) < k[..., None]
-    counts &= s > floor * s[..., :1]
-    # where, not a product: beyond the floor U may hold anything, also infinities
-    scores = torch.where(counts[..., None, :], U, 0).square().sum(-1)
-    return scores.clamp(max=1).to(unit.dtype)
+        rule = rank if callable(rank) else _fixed(rank)
+        scores = by_decomposition(unit, scale, rule, method)
+    return scores.clamp(0, 1).to(unit.dtype)
 
 
 @torch.no_grad()
@@ -177,28 +180,24 @@ def effective_dimension(
     return ridge_leverage_scores(X, ridge, relative, center).sum(-1)
 
 
-def _fixed(rank: SupportsIndex, N: int, D: int) -> RankRule:
-    """Turn an integer rank into the rule that gives it to every image."""
+def _checked(rank: SupportsIndex, X: Tensor) -> int:
+    """Refuse an integer rank that tokens of this shape can't have."""
     if isinstance(rank, bool) or not hasattr(rank, "__index__"):
         raise LofiError(
             f"leverage_scores: rank={rank!r}; expected an integer or a rule such as EnergyRank(0.9)"
         )
-    k = index(rank)
+    (N, D), k = X.shape[-2:], index(rank)
     if not 1 <= k <= min(N, D):
         raise LofiError(
             f"leverage_scores: rank={k} for tokens of shape (..., {N}, {D}); expected 1 <= rank <= "
             f"min(N, D) = {min(N, D)}: lower it, or let a rule such as EnergyRank(0.9) choose"
         )
+    return k
+
+
+def _fixed(k: int) -> RankRule:
+    """Turn an integer rank into the rule that gives it to every image."""
     return lambda s: torch.full(s.shape[:-1], k, device=s.device)
-
-
-def _left_factor(X: Tensor) -> tuple[Tensor, Tensor]:
-    """Return U (..., N, r) and s (..., r) from the eigenvectors of the smaller Gram matrix."""
-    wide = X.shape[-2] <= X.shape[-1]
-    G = X @ X.mT if wide else X.mT @ X
-    values, vectors = torch.linalg.eigh(G)  # ascending
-    s, vectors = values.flip(-1).clamp(min=0).sqrt(), vectors.flip(-1)
-    return (vectors, s) if wide else (X @ vectors / s[..., None, :], s)
 
 
 def _check_ridge(ridge: float | Tensor, X: Tensor) -> None:

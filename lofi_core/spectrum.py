@@ -20,10 +20,13 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError, check_tokens
+from lofi_core.scaling import ratio, unit_scale
 
 __all__ = ["Spectrum", "ipr", "ipr_path", "spectrum"]
 
 Weights = Literal["energy", "amplitude"]
+
+BLOCK = 512  # rows of G at a time in `ipr_path`: 10,000 tokens never need G as a whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,7 @@ class Spectrum:
     def energies(self) -> Tensor:
         """``p_i``, shape (..., r): descending, summing to 1 (to 0 for a zero matrix)."""
         s = self.singular_values
-        p = _ratio(s, s[..., :1])  # over the largest first: squares of tiny values vanish
+        p = ratio(s, s[..., :1])  # over the largest first: squares of tiny values vanish
         p = p.square() if self.weights == "energy" else p
         return p / p.sum(-1, keepdim=True).clamp(min=1)  # the sum is >= 1 unless the matrix is zero
 
@@ -65,7 +68,7 @@ class Spectrum:
     @property
     def effective_rank(self) -> Tensor:
         """Participation ratio ``1 / IPR``, shape (...), in [1, r]."""
-        return _ratio(torch.ones_like(self.ipr), self.ipr)
+        return ratio(torch.ones_like(self.ipr), self.ipr)
 
     @property
     def entropy(self) -> Tensor:
@@ -76,7 +79,7 @@ class Spectrum:
     def stable_rank(self) -> Tensor:
         """``||X||_F^2 / ||X||_2^2``, shape (...), in [1, r]; the same for either ``weights``."""
         s = self.singular_values
-        return _ratio(s, s[..., :1]).square().sum(-1)
+        return ratio(s, s[..., :1]).square().sum(-1)
 
 
 def spectrum(X: Tensor, center: bool = False, weights: Weights = "energy") -> Spectrum:
@@ -156,7 +159,7 @@ def ipr(X: Tensor, center: bool = False) -> Tensor:
         unit = unit.mT
     G = unit @ unit.mT
     trace = G.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return _ratio(G.square().sum((-2, -1)), trace.square()).clamp(max=1)
+    return ratio(G.square().sum((-2, -1)), trace.square()).clamp(max=1)
 
 
 def ipr_path(X: Tensor, order: Tensor, center: bool = False) -> Tensor:
@@ -201,42 +204,30 @@ def ipr_path(X: Tensor, order: Tensor, center: bool = False) -> Tensor:
     unit, _ = unit_scale(X, center)
     order = order.expand(unit.shape[:-1])
     unit = unit.gather(-2, order[..., None].expand_as(unit))
-    G = (unit @ unit.mT).double()  # (..., N, N)
-    diagonal = G.diagonal(dim1=-2, dim2=-1)
-    t = diagonal.cumsum(-1)
-    q = (diagonal.square() + 2 * G.tril(-1).square().sum(-1)).cumsum(-1)
+    rows = unit.new_zeros(unit.shape[:-1], dtype=torch.float64)  # sums over the prefix, row by row
+    traces, squares, means = [], [], []
+    for start in range(0, unit.shape[-2], BLOCK):
+        stop = min(start + BLOCK, unit.shape[-2])
+        G = (unit[..., start:stop, :] @ unit[..., :stop, :].mT).double()
+        diagonal = G.diagonal(start, -2, -1).clone()  # no view: G goes
+        traces.append(diagonal)
+        squares.append(diagonal.square() + 2 * G.tril(start - 1).square().sum(-1))
+        if center:
+            a = diagonal + 2 * G.tril(start - 1).sum(-1)
+            rows[..., start:stop] = G[..., :start].sum(-1)
+            G = G.cumsum_(-2).add_(rows[..., None, :stop])  # row m: the sums of all rows over S_m
+            rows[..., :stop] = G[..., -1, :]
+            means.append((a, G.tril_(start).square().sum(-1)))
+    t, q = torch.cat(traces, -1).cumsum(-1), torch.cat(squares, -1).cumsum(-1)
     if center:
-        m = torch.arange(1, G.shape[-1] + 1, device=G.device, dtype=G.dtype)
-        a = (diagonal + 2 * G.tril(-1).sum(-1)).cumsum(-1)
-        b = G.cumsum(-1).triu().square().sum(-2)  # column m: the first m rows, summed to m
+        m = torch.arange(1, unit.shape[-2] + 1, device=unit.device, dtype=t.dtype)
+        a, b = torch.cat([a for a, _ in means], -1).cumsum(-1), torch.cat([b for _, b in means], -1)
         # Variance below the rounding of the product is no variance (equal tokens, or m = 1).
         spread = t - a / m
         nothing = spread <= 32 * torch.finfo(unit.dtype).eps * t
         q = (q - 2 * b / m + (a / m).square()).masked_fill(nothing, 0)
         t = spread.masked_fill(nothing, 0)
-    return _ratio(q, t.square()).clamp(0, 1).to(unit.dtype)
-
-
-def unit_scale(X: Tensor, center: bool) -> tuple[Tensor, Tensor]:
-    """Divide tokens by their largest absolute entry, so that no product over- or underflows.
-
-    Returns the tokens in float32 (float64 if X is), scaled and, if asked, centred, shape
-    (..., N, D), and that entry (1 if it is 0), shape (..., 1, 1). Tokens that are equal up to
-    rounding are centred to exact zeros.
-    """
-    unit = X.to(torch.promote_types(X.dtype, torch.float32))
-    scale = unit.detach().abs().amax((-2, -1), keepdim=True)
-    scale = torch.where(scale == 0, 1, scale)
-    unit = unit / scale
-    if not center:
-        return unit, scale
-    # In float64, or the rounding of a mean much larger than the spread would count as a direction.
-    wide = unit.double()
-    centred = wide - wide.mean(-2, keepdim=True)
-    rounding = 8 * torch.finfo(unit.dtype).eps * torch.linalg.matrix_norm(wide, keepdim=True)
-    equal = torch.linalg.matrix_norm(centred, keepdim=True) <= rounding
-    centred = centred.masked_fill(equal, 0)
-    return centred.to(unit.dtype), scale
+    return ratio(q, t.square()).clamp(0, 1).to(unit.dtype)
 
 
 def _check_order(X: Tensor, order: Tensor) -> None:
@@ -252,9 +243,3 @@ def _check_order(X: Tensor, order: Tensor) -> None:
             f"ipr_path: order of shape {shape} is no permutation; expected each of 0..{N - 1} "
             "once: pass scores.argsort(-1, descending=True)"
         )
-
-
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """Divide, with 0 where ``below`` is 0; NaN stays NaN."""
-    zero = below == 0
-    return torch.where(zero, 0, above / torch.where(zero, 1, below))

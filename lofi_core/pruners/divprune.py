@@ -8,6 +8,7 @@ chosen. x are the language model's input embeddings of the visual tokens.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -34,12 +35,13 @@ class DivPrune(GreedyPruner, name="divprune"):
     paper = "2503.02175"
     follows = "code"
     deviations = (
-        "distances in float64, where half precision makes ties; a token is never chosen twice, as "
+        "distances in float32, where half precision makes ties; a token is never chosen twice, as "
         "it may be in the code once only duplicates are left"
     )
 
     def ranking(self, tokens: VisualTokens, m: int) -> Tensor:
         """Return the first m tokens in the order of choice, shape (B, m)."""
-        unit = normalize(tokens.projected.double(), dim=-1)
+        X = tokens.projected
+        unit = normalize(X.to(torch.promote_types(X.dtype, torch.float32)), dim=-1)
         D = 1 - unit @ unit.mT
         return farthest_points((D + D.mT) / 2, m)  # products need not round symmetrically

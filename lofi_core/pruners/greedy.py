@@ -49,27 +49,26 @@ def pivoted_cholesky(K: Tensor, m: int) -> Tensor:
     """
     K = K.double()
     B, N, _ = K.shape
-    image = torch.arange(B, device=K.device)
-    own = K.diagonal(dim1=-2, dim2=-1)
-    top = own.amax(-1, keepdim=True)
+    residual = K.diagonal(dim1=-2, dim2=-1).clone()
+    top = residual.amax(-1, keepdim=True)
     floor = N * torch.finfo(K.dtype).eps * top
-    exhausted = (
-        own / top.clamp(min=torch.finfo(K.dtype).tiny) - 2
-    )  # in [-2, -1]: below any residual
-    residual = own.clone()
-    taken = torch.zeros_like(own, dtype=torch.bool)
-    factor = K.new_zeros(B, m, N)
+    # In [-2, -1], below any residual: the order of those that no longer have one.
+    exhausted = residual / top.clamp(min=torch.finfo(K.dtype).tiny) - 2
+    factor = K.new_empty(B, m, N)
     order = torch.empty(B, m, dtype=torch.int64, device=K.device)
     for t in range(m):
-        preference = torch.where(residual > floor, residual, exhausted)
-        j = preference.masked_fill(taken, -torch.inf).argmax(-1)
-        pivot = residual[image, j]
-        explained = (factor[image, :t, j][:, None] @ factor[:, :t])[:, 0]
-        row = (K[image, j] - explained) * pivot.clamp(min=0).rsqrt()[:, None]
-        factor[:, t] = torch.where(pivot[:, None] > floor, row, 0)
-        residual = residual - factor[:, t].square()
-        taken[image, j] = True
-        order[:, t] = j
+        j = torch.where(residual > floor, residual, exhausted).argmax(-1, keepdim=True)
+        order[:, t : t + 1] = j
+        pivot = residual.gather(1, j)
+        across = j[..., None].expand(B, t, 1)  # column j of the factor so far
+        column = factor[:, :t].gather(2, across).mT
+        row = torch.baddbmm(_row(K, j), column, factor[:, :t], alpha=-1)[:, 0]
+        row *= torch.where(pivot > floor, pivot, torch.inf).rsqrt()
+        factor[:, t] = row
+        residual.addcmul_(row, row, value=-1)
+        # A token that is taken is never chosen again.
+        residual.scatter_(1, j, -torch.inf)
+        exhausted.scatter_(1, j, -torch.inf)
     return order
 
 
@@ -96,16 +95,21 @@ def farthest_points(D: Tensor, m: int) -> Tensor:
     tensor([[2, 0]])
     """
     B, N, _ = D.shape
-    image = torch.arange(B, device=D.device)
-    itself = torch.eye(N, dtype=torch.bool, device=D.device)
-    nearest = D.masked_fill(itself, torch.inf).amin(-1)
     order = torch.empty(B, m, dtype=torch.int64, device=D.device)
-    taken = torch.zeros(B, N, dtype=torch.bool, device=D.device)
+    itself = torch.eye(N, dtype=torch.bool, device=D.device)
+    j = D.masked_fill(itself, torch.inf).amin(-1).argmax(-1, keepdim=True)
+    nearest = D.new_full((B, N), torch.inf)
     for t in range(m):
-        order[:, t] = j = nearest.masked_fill(taken, -torch.inf).argmax(-1)
-        taken[image, j] = True
-        nearest = D[image, j] if t == 0 else torch.minimum(nearest, D[image, j])
+        order[:, t : t + 1] = j
+        # In place, and a token that is taken is never farthest again.
+        torch.minimum(nearest, _row(D, j)[:, 0], out=nearest).scatter_(1, j, -torch.inf)
+        j = nearest.argmax(-1, keepdim=True)
     return order
+
+
+def _row(K: Tensor, j: Tensor) -> Tensor:
+    """Row ``j[b]`` of each ``K[b]``: shape (B, 1, N)."""
+    return K.gather(1, j[..., None].expand(-1, -1, K.shape[-1]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.leverage import leverage_scores, ridge_leverage_scores
+from lofi_core.projectors import Method
 from lofi_core.pruners.base import ScorePruner
 from lofi_core.pruners.merging import group_means
 from lofi_core.pruners.tokens import Selection, VisualTokens
@@ -47,8 +48,8 @@ class LoFi(ScorePruner, name="lofi"):
         Subtract the mean token first.
     site : {"projector", "encoder"}
         Read the tokens as the language model or as the projector receives them.
-    method : {"gram", "svd"}
-        How leverage is computed: both are exact to float32 rounding, "gram" is faster.
+    method : {"auto", "svd", "gram", "gram32", "subspace", "purify"}
+        How leverage is computed: by default as fast as device and shape allow.
     ridge : float > 0, optional
         Score by ridge leverage, ``diag(G (G + lambda I)^-1)``, in place of a rank; lambda in units
         of the mean eigenvalue.
@@ -67,7 +68,7 @@ class LoFi(ScorePruner, name="lofi"):
     rank: SupportsIndex | RankRule = _NINE_TENTHS
     center: bool = True
     site: Literal["projector", "encoder"] = "projector"
-    method: Literal["gram", "svd"] = "gram"
+    method: Method = "auto"
     ridge: float | None = None
     merge: bool = False
 
