@@ -18,14 +18,19 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from nbformat import NotebookNode
 
 from book import gates
-from book.execute import Failed, Runner, load_profile
-from book.provenance import BuildInfo, status_page
+from book._ext.book_extras import repository_url
+from book.colab import with_install
+from book.execute import Failed, Record, Runner, load_profile
+from book.pages import figures_page, with_chapters
+from book.provenance import BuildInfo, full_commit, status_page
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
+FACTS = BUILD / "facts.json"
 PAGES = ("_config.yml", "_toc.yml", "index.md", "book")
 NOT_PAGES = shutil.ignore_patterns("*.py", "__pycache__", "profiles")
 
@@ -51,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             target = STAGE / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(gates.for_static_page(notebook), target)
+            nbformat.write(for_download(gates.for_static_page(notebook)), target)
         for problem in problems:
             print(f"  {path.name}: {problem}", flush=True)
         failures += bool(problems)
@@ -65,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     info = BuildInfo.collect(profile.name, runner.device)
-    (STAGE / "book" / "status.md").write_text(status_page(info, runner.records))
-    return build_html(info)
+    write_pages(info, runner.records)
+    return build_html()
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -109,7 +114,23 @@ def stage_pages() -> None:
             shutil.copy2(source, STAGE / name)
 
 
-def build_html(info: BuildInfo) -> int:
+def for_download(notebook: NotebookNode) -> NotebookNode:
+    """Let a notebook that is downloaded from its page install the library, if it has an address."""
+    url, commit = repository_url(str(ROOT)), full_commit(ROOT)
+    return with_install(notebook, url, commit) if url and commit else notebook
+
+
+def write_pages(info: BuildInfo, records: list[Record]) -> None:
+    """Write the pages, and parts of pages, that are made from the notebooks and their runs."""
+    notebooks = {r.path: nbformat.read(r.path, as_version=4) for r in records}
+    index = STAGE / "index.md"
+    index.write_text(with_chapters(index.read_text(), notebooks, records))
+    (STAGE / "book" / "figures.md").write_text(figures_page(notebooks))
+    (STAGE / "book" / "status.md").write_text(status_page(info, records))
+    FACTS.write_text(info.facts(records))
+
+
+def build_html() -> int:
     """Run Jupyter Book on the staging folder, warnings being errors."""
     # Pages read again from nothing: an incremental build would not repeat the warnings of the last.
     for stale in ("html", ".doctrees", "jupyter_execute"):
@@ -120,7 +141,7 @@ def build_html(info: BuildInfo) -> int:
     command += ["-W", "--keep-going", "--builder", "html"]
     environment = {
         **os.environ,
-        "BOOK_FOOTER": info.footer,
+        "BOOK_BUILD": str(FACTS),
         "PYTHONPATH": str(ROOT),
     }
     print("pages: jupyter-book", flush=True)

@@ -1,35 +1,89 @@
-"""Write the picture of the README, `book/static/flip.png`, from chapter 1 as it was last built.
+"""Draw the picture of the first page and of the README, `book/static/flip.png`, by a run.
 
-python -m book.picture
+    python -m book.picture
+
+Of all answers that the shipped model gets right and, at the quarter of the tokens that LoFi keeps,
+wrong, it shows the one that is most decided before and after; below it stands what happened to all
+answers together.
 """
 
-import base64
-import sys
+import textwrap
 from pathlib import Path
 
-import nbformat
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCE = ROOT / "_build" / "stage" / "notebooks" / "01-what-a-vlm-sees.ipynb"
-TARGET = ROOT / "book" / "static" / "flip.png"
-FIGURE = "fig-flip"
+from lofi_core import LoFi, SceneVQA, ask, plots, prune_inputs, scene_vlm
+from lofi_core.answers import chat_inputs
+from lofi_core.scenes import Scene
+
+TARGET = Path(__file__).resolve().parent / "static" / "flip.png"
+SCENES = 150
+KEEP = 0.25
+RIGHT, WRONG = "#0173b2", "#d55e00"  # of seaborn's colour-blind palette
 
 
-def main() -> int:
-    """Find the figure among the outputs of the built chapter and save it."""
-    if not SOURCE.exists():
-        print(f"{SOURCE} is missing: run 'make book' first", file=sys.stderr)
-        return 1
-    for cell in nbformat.read(SOURCE, as_version=4).cells:
-        named = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
-        for output in cell.get("outputs", []):
-            if named == FIGURE and "image/png" in output.get("data", {}):
-                TARGET.write_bytes(base64.b64decode(output["data"]["image/png"]))
-                print(TARGET)
-                return 0
-    print(f"{SOURCE} has no figure named {FIGURE}", file=sys.stderr)
-    return 1
+def main() -> None:
+    """Ask, choose, draw, and write the file."""
+    plots.style()
+    model, processor = scene_vlm.load()
+    scenes = [SceneVQA("test")[i] for i in range(SCENES)]
+    before, after = (ask(model, processor, scenes, p) for p in (None, LoFi(keep=KEEP)))
+    lost = before.index[before.right & ~after.right]
+    decided = [min(max(t.probabilities[i]) for t in (before, after)) for i in lost]
+    chosen = int(lost[int(np.argmax(decided))])
+    number, place = divmod(chosen, len(scenes[0].questions))
+    question = scenes[number].questions[place]
+    inputs = chat_inputs(processor, [(scenes[number].image, question.text)])
+    image = prune_inputs(model, inputs, LoFi(keep=KEEP)).report.images[0]
+    figure = draw(scenes[number], question.text, image, before.loc[chosen], after.loc[chosen])
+    figure.text(0.5, 0.02, totals(before, after), ha="center", fontsize=11, color="#444444")
+    figure.savefig(TARGET, dpi=160, facecolor="white")
+    print(TARGET)
+
+
+def totals(before: pd.DataFrame, after: pd.DataFrame) -> str:
+    """Say what an accuracy table reports, and what it does not."""
+    flipped = (before.predicted != after.predicted).sum()
+    return (
+        f"{len(before)} such questions: right answers {before.right.mean():.1%} → "
+        f"{after.right.mean():.1%}, changed answers {flipped}"
+    )
+
+
+def draw(scene: Scene, question: str, image: object, before: pd.Series, after: pd.Series) -> Figure:
+    """Draw the scene with all patches and with the kept ones, an answer below each."""
+    kept, grid = image.kept, image.grids[0]  # type: ignore[attr-defined]
+    figure = plt.figure(figsize=(8, 5.3), layout="none")
+    words = "\n".join(textwrap.wrap(question, 60))
+    figure.text(0.5, 0.93, words, ha="center", va="center", fontsize=17, weight="bold")
+    panels = [
+        (0.05, range(grid[0] * grid[1]), before, "all visual tokens"),
+        (0.55, kept, after, f"the {len(kept)} of {grid[0] * grid[1]} that LoFi keeps"),
+    ]
+    for left, patches, row, label in panels:
+        ax = figure.add_axes((left, 0.26, 0.4, 0.6))
+        plots.show_kept(scene.image, patches, grid, ax=ax, dim=0.9)
+        color = RIGHT if row.right else WRONG
+        middle = left + 0.2
+        figure.text(middle, 0.225, label, ha="center", va="center", fontsize=11, color="#444444")
+        mark = "✓" if row.right else "✗"
+        said = f"“{row.predicted}” {mark}"
+        figure.text(middle, 0.14, said, ha="center", va="center", fontsize=24, color=color)
+        figure.text(
+            middle,
+            0.085,
+            f"{max(row.probabilities):.0%} sure",
+            ha="center",
+            va="center",
+            fontsize=11,
+            color=color,
+        )
+    figure.text(0.5, 0.56, "→", ha="center", va="center", fontsize=26, color="#444444")
+    return figure
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

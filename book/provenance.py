@@ -1,5 +1,6 @@
 """Where a built book comes from: commit, date, profile, device, versions; its status page."""
 
+import json
 import os
 import platform
 import subprocess
@@ -29,13 +30,32 @@ class BuildInfo:
         now = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
         return cls(profile, device, commit(ROOT), now.strftime("%Y-%m-%d"))
 
-    @property
-    def footer(self) -> str:
-        """One line for the foot of every page."""
-        return (
-            f"Built from commit {self.commit} on {self.date}, "
-            f"profile {self.profile}, device {self.device}"
+    def facts(self, records: list[Record]) -> str:
+        """Return, as JSON, what the foot of each page says: the build, versions, one run."""
+        versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES[:3])
+        built = (
+            f"Built from commit {self.commit} on {self.date}, profile {self.profile}, "
+            f"device {self.device}"
         )
+        python = f"Python {platform.python_version()}, {versions}"
+        runs = {
+            f"notebooks/{r.path.stem}": f"This notebook ran in {r.seconds:.0f} s, until "
+            f"{r.finished.replace('T', ' ')}"
+            for r in records
+        }
+        branch = full_commit(ROOT) or "main"
+        return json.dumps({"commit": branch, "foot": [built, python], "runs": runs}, indent=1)
+
+
+def full_commit(root: Path) -> str:
+    """Return the whole commit, `BOOK_COMMIT` or what git says; "" without either."""
+    if "BOOK_COMMIT" in os.environ:
+        return os.environ["BOOK_COMMIT"]
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def commit(root: Path) -> str:

@@ -1,24 +1,30 @@
 """Sphinx extension: what a page shows depends on where it was built.
 
-Repository, edit and Colab buttons need the address of the repository: `BOOK_REPO_URL`, or else the
-remote "origin", or else there are no buttons (a dead button is worse than none). The foot of each
-page is the line in `BOOK_FOOTER`. And bars in docstrings are absolute values.
+Repository, issue and source buttons need the address of the repository: `BOOK_REPO_URL`, or else
+the remote "origin", or else there are no buttons (a dead button is worse than none). Source is
+shown at the commit that the book was built from. A Colab button needs a notebook that installs the
+library first (book/colab.py), on the branch that `BOOK_COLAB_REF` names. The foot of each page is
+made from the file that `BOOK_BUILD` names. And bars in docstrings are absolute values.
 """
 
 import html
+import json
 import os
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 LITERAL = re.compile(r"(``.*?``)")
-BUTTONS = ("use_repository_button", "use_issues_button", "use_edit_page_button")
+BUTTONS = ("use_repository_button", "use_issues_button", "use_source_button")
 
 
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("config-inited", configure)
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("html-page-context", write_foot)
+    app.connect("html-page-context", point_colab, priority=900)  # after the theme made the button
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -28,11 +34,38 @@ def configure(app: Any, config: Any) -> None:
     url = repository_url(app.srcdir)
     options.update(dict.fromkeys(BUTTONS, bool(url)))
     options["repository_url"] = url
-    options["repository_branch"] = os.environ.get("BOOK_REPO_BRANCH", "main")
+    options["repository_branch"] = build_facts()["commit"]
     options.pop("launch_buttons", None)
-    if url.startswith("https://github.com/"):
+    if url.startswith("https://github.com/") and os.environ.get("BOOK_COLAB_REF"):
         options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
-    options["extra_footer"] = f"<p>{html.escape(os.environ.get('BOOK_FOOTER', ''))}</p>"
+
+
+def build_facts() -> dict[str, Any]:
+    """Return what book/build.py says about this build."""
+    path = os.environ.get("BOOK_BUILD")
+    empty: dict[str, Any] = {"commit": "main", "foot": [], "runs": {}}
+    return {**empty, **json.loads(Path(path).read_text())} if path else empty
+
+
+def write_foot(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Say at the foot of a page what it was made from, and how long its notebook ran."""
+    facts = build_facts()
+    lines = [html.escape(line) for line in (*facts["foot"], facts["runs"].get(page)) if line]
+    if lines and "book/status" in app.env.all_docs:
+        lines[0] += f' (<a href="{context["pathto"]("book/status")}">status of this build</a>)'
+    context["theme_extra_footer"] = f"<p>{'<br>'.join(lines)}</p>" if lines else ""
+
+
+def point_colab(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Let the Colab button open the notebook that installs the library."""
+    branch, ref = (
+        app.config.html_theme_options["repository_branch"],
+        os.environ.get("BOOK_COLAB_REF"),
+    )
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if "colab.research" in button.get("url", ""):
+                button["url"] = button["url"].replace(f"/blob/{branch}/", f"/blob/{ref}/")
 
 
 def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
