@@ -19,7 +19,7 @@ from lofi_core.masking import masked_logits, seen_tokens, with_facts
 from lofi_core.models import prune_inputs, pruning
 from lofi_core.pruners import InsidePruner, Pruner, Selection
 
-__all__ = ["PROMISES", "PROMISES_INSIDE", "check_pruner"]
+__all__ = ["PROMISES", "PROMISES_INSIDE", "check_pruner", "shipped"]
 
 Inputs = Mapping[str, Any]
 Check = Callable[[Pruner, Any, Inputs], bool]
@@ -57,7 +57,7 @@ def check_pruner(
     'keep=1 leaves the logits as they are, bit for bit'
     """
     if model is None or inputs is None:
-        model, inputs = _shipped()
+        model, inputs = shipped()
     promises = PROMISES_INSIDE if isinstance(pruner, InsidePruner) else PROMISES
     for promise, holds in promises.items():
         if not holds(pruner, model, inputs):
@@ -68,7 +68,8 @@ def check_pruner(
     return list(promises)
 
 
-def _shipped() -> tuple[Any, Inputs]:
+def shipped() -> tuple[Any, Inputs]:
+    """Return the shipped model, and three test scenes with a question each."""
     from lofi_core import scene_vlm
     from lofi_core.answers import chat_inputs
     from lofi_core.scenes import SceneVQA
@@ -100,7 +101,7 @@ def _ascends(pruner: Pruner, model: Any, inputs: Inputs) -> bool:
 
 
 def _alone(pruner: Pruner, model: Any, inputs: Inputs) -> bool:
-    for tokens in seen_tokens(model, inputs, pruner):
+    for tokens in seen_tokens(model, inputs, pruner.needs):
         batch = pruner(tokens)
         for b in range(len(tokens.projected)):
             if not _equal(batch, b, pruner(with_facts(tokens, _image(b)))):
@@ -136,7 +137,7 @@ def _reports(pruner: Pruner, model: Any, inputs: Inputs) -> bool:
 
 
 def _halves(pruner: Pruner, model: Any, inputs: Inputs) -> bool:
-    for tokens in seen_tokens(model, inputs, pruner):
+    for tokens in seen_tokens(model, inputs, pruner.needs):
         for dtype in (torch.bfloat16, torch.float16):
 
             def cast(x: Tensor, dtype: torch.dtype = dtype) -> Tensor:

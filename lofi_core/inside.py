@@ -39,11 +39,15 @@ class InsideReport:
     ----------
     entered : list of Tensor, shape (B, layers), int64
         One a prompt batch.
+    kept : list of tuples of Tensor, int64, on the CPU
+        For each prompt batch and row: which of the row's visual tokens entered the last layer,
+        ascending; merged ones are not among them.
     seconds : float
         Time of selection: computing the attention that the method reads, and choosing.
     """
 
     entered: list[Tensor] = field(default_factory=list)
+    kept: list[tuple[Tensor, ...]] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -61,9 +65,10 @@ class InsideReport:
         """Share of the visual tokens that entered a layer, averaged over layers and prompts."""
         return self.tokens_after / self.tokens_before
 
-    def add(self, counts: Tensor, seconds: float) -> None:
-        """Enter a batch of prompts: visual tokens by layer, (B, layers), and time of selection."""
+    def add(self, counts: Tensor, kept: tuple[Tensor, ...], seconds: float) -> None:
+        """Enter a batch of prompts: visual tokens by layer, what is left, time of selection."""
         self.entered.append(counts)
+        self.kept.append(kept)
         self.seconds += seconds
 
 

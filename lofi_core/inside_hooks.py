@@ -31,8 +31,8 @@ class Hooks:
     pruner : InsidePruner
         What to drop, and where.
     record : callable
-        Told for each prompt how many visual tokens entered each layer, (B, layers), and how many
-        seconds the choices took.
+        Told for each batch of prompts how many visual tokens entered each layer, (B, layers), which
+        were left in the last, and how many seconds the choices took.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Hooks:
         model: Any,
         decoder: Any,
         pruner: InsidePruner,
-        record: Callable[[Tensor, float], None],
+        record: Callable[[Tensor, tuple[Tensor, ...], float], None],
     ) -> None:
         """Attach nothing yet."""
         self.model, self.decoder, self.pruner, self.record = model, decoder, pruner, record
@@ -100,7 +100,8 @@ class Hooks:
         tokens = [t for name in names if (t := getattr(self.model.config, name, None)) is not None]
         visual = torch.isin(ids, ids.new_tensor(tokens))
         after = real & ~visual.flip(-1).cummax(-1).values.flip(-1)
-        self.through = [Batch(real, visual, after, positions, ids.new_zeros(B, 1))]
+        origin = (visual.cumsum(-1) - 1).where(visual, -1)
+        self.through = [Batch(real, visual, after, positions, origin, ids.new_zeros(B, 1))]
         self.inputs = [(x[v], x[a]) for x, v, a in zip(embeds, visual, after, strict=True)]
         counts = visual.sum(-1).tolist()
         schedule, depth = self.pruner.schedule, len(self.layers)
@@ -129,7 +130,7 @@ class Hooks:
                     self._remember(kwargs["past_key_values"])
                 if index == len(self.layers) - 1:
                     counts = [batch.visual.sum(-1).cpu() for batch in self.through]
-                    self.record(torch.stack(counts, 1), self.seconds)
+                    self.record(torch.stack(counts, 1), self.through[-1].left(), self.seconds)
             batch = self.through[index]
             if not self.prompt:
                 batch.new += hidden.shape[1]

@@ -27,6 +27,7 @@ class Batch:
     visual: Tensor
     after: Tensor  # behind the last visual token
     positions: Tensor
+    origin: Tensor  # which of the prompt's visual tokens it is; -1 for text and merged tokens
     removed: Tensor  # (B, 1): how far new tokens' ids shift down
     changed: bool = False  # from what entered the model
     new: int = 0  # tokens that came after the prompt
@@ -34,8 +35,12 @@ class Batch:
     def row(self, b: int, hidden: Tensor) -> tuple[Row, Tensor]:
         """One row without its padding, with its hidden states; and where its tokens stand."""
         places = self.real[b].nonzero()[:, 0]
-        facts = {name: getattr(self, name) for name in ("visual", "after", "positions")}
+        facts = {name: getattr(self, name) for name in ("visual", "after", "positions", "origin")}
         return {k: x[b, places] for k, x in {"hidden": hidden, **facts}.items()}, places
+
+    def left(self) -> tuple[Tensor, ...]:
+        """Which of each row's visual tokens are still there, ascending, on the CPU."""
+        return tuple(row[row >= 0].cpu() for row in self.origin.where(self.visual, -1))
 
 
 def shorten(row: Row, kept: Tensor, merged: Tensor | None, renumber: bool) -> Row:
@@ -64,6 +69,7 @@ def shorten(row: Row, kept: Tensor, merged: Tensor | None, renumber: bool) -> Ro
             "visual": row["visual"].new_ones(len(made)),
             "after": row["after"].new_zeros(len(made)),
             "positions": row["positions"].new_zeros(len(made)),  # renumbered below
+            "origin": row["origin"].new_full((len(made),), -1),
         }
         short = {k: torch.cat((x[:at], new[k], x[at:])) for k, x in short.items()}
     if renumber:

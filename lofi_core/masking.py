@@ -5,7 +5,7 @@ columns from every other token, and with what the pruner made of the kept ones i
 Nothing gets faster by it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -46,10 +46,19 @@ def masked_logits(model: Any, inputs: Mapping[str, Any], pruner: Pruner) -> Tens
     return _hidden(model, full, real, stays)[stays & real]
 
 
-def seen_tokens(model: Any, inputs: Mapping[str, Any], pruner: Pruner) -> list[VisualTokens]:
-    """Record what a pruner gets to see: one `VisualTokens` for all images of equal shape."""
-    spy = _InPlace(inner=pruner)
-    encode_inputs(model, inputs, pruner.needs).prune(spy)
+def seen_tokens(
+    model: Any, inputs: Mapping[str, Any], needs: Sequence[str] = ()
+) -> list[VisualTokens]:
+    """Record what a pruner with these needs gets to see, for all images of equal shape at once.
+
+    Examples
+    --------
+    >>> from lofi_core.contract import shipped
+    >>> seen_tokens(*shipped(), needs=["cls_attention"])[0].cls_attention.shape
+    torch.Size([3, 4, 144])
+    """
+    spy = _Spy(wanted=tuple(needs))
+    encode_inputs(model, inputs, needs).prune(spy)
     return spy.seen
 
 
@@ -80,11 +89,26 @@ def _hidden(model: Any, inputs: Mapping[str, Any], real: Tensor, stays: Tensor) 
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Spy(Pruner):
+    """Leave every token as it is, and remember them."""
+
+    wanted: tuple[str, ...]
+    seen: list[VisualTokens] = field(default_factory=list)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.wanted
+
+    def select(self, tokens: VisualTokens) -> Selection:
+        self.seen.append(tokens)
+        return _everything(tokens.projected)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _InPlace(Pruner):
     """Leave every token, with what the pruner makes of the kept ones in their places."""
 
     inner: Pruner
-    seen: list[Any] = field(default_factory=list)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -92,7 +116,11 @@ class _InPlace(Pruner):
 
     def select(self, tokens: VisualTokens) -> Selection:
         chosen, X = self.inner(tokens), tokens.projected.clone()
-        self.seen.append(tokens)
         for b, new in enumerate(chosen.tokens or ()):
             X[b, chosen.kept[b]] = new
-        return Selection((torch.arange(X.shape[1], device=X.device),) * len(X), tuple(X))
+        return _everything(X)
+
+
+def _everything(X: Tensor) -> Selection:
+    every = torch.arange(X.shape[1], device=X.device)
+    return Selection((every,) * len(X), tuple(X))

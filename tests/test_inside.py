@@ -10,11 +10,14 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.inside import InsideReport, pruning_inside
+from lofi_core.leverage import leverage_scores
+from lofi_core.models import prune_inputs, pruning
 from lofi_core.pruners import (
     DART,
     FastV,
     InsidePruner,
     LoFi,
+    LoFiInside,
     PyramidDrop,
     SparseVLM,
     SparseVLMPlus,
@@ -29,6 +32,7 @@ PRUNERS: dict[str, InsidePruner] = {
     "sparsevlm": SparseVLM(after=(1, 2, 4), keep=0.5),
     "sparsevlm+": SparseVLMPlus(after=(1, 2, 4), keep=0.5, head_dim=16),
     "dart": DART(max_tokens=16),
+    "lofi": LoFiInside(layer=3, ratio=0.75),
 }
 pruners = pytest.mark.parametrize("name", PRUNERS)
 
@@ -92,6 +96,9 @@ def reference(
                     lost = torch.ones(len(places), dtype=torch.bool)
                     lost[kept] = False
                     merged = pruner.recycle(x[places[lost]], scores[lost])
+            elif isinstance(pruner, LoFiInside):
+                scores = leverage_scores(x[places], pruner.rank, "svd", pruner.center)
+                kept = scores.argsort(descending=True)[: stage.count].sort().values
             else:
                 assert isinstance(pruner, DART)
                 image, text = pruner.pivots(keys, places, after)
@@ -144,6 +151,9 @@ def test_prompt_and_answer_equal_a_plain_loop(name: str, attention: str) -> None
     assert entered[-1] < entered[0] == 36
     assert report.entered[0].tolist() == report.entered[1].tolist() == [entered]
     prompt = origin < L
+    first = int((inputs["input_ids"][0] == IMAGE).nonzero()[0, 0])
+    left = origin[(origin >= first) & (origin < first + 36)] - first
+    assert torch.equal(report.kept[0][0], left) and torch.equal(report.kept[1][0], left)
     torch.testing.assert_close(logits, expected[prompt], rtol=0, atol=1e-4)
     assert torch.equal(expected[-5:].argmax(-1), answer)
 
@@ -238,6 +248,22 @@ def test_dropping_nothing_changes_nothing() -> None:
     with pruning_inside(model, FastV(keep=1.0)) as report:
         assert torch.equal(model(**inputs).logits, before)
     assert report.keep == 1
+
+
+def test_pruning_runs_it() -> None:
+    """The context manager for all pruners runs these inside the model, too."""
+    model, inputs = Deep().model(), Deep().inputs(ROWS)
+    with pruning_inside(model, PRUNERS["fastv"]):
+        expected = model(**inputs).logits
+    with pruning(model, PRUNERS["fastv"]) as report:
+        assert torch.equal(model(**inputs).logits, expected)
+    assert report.tokens_before == 108
+    assert report.tokens_after == pytest.approx(108 * (2 + 4 * 0.5) / 6)
+    assert report.seconds > 0
+    with pytest.raises(LofiError, match="settles them"):
+        pruning(model, PRUNERS["fastv"], "compact").__enter__()
+    with pytest.raises(LofiError, match=r"with pruning\(model, pruner\)"):
+        prune_inputs(model, inputs, PRUNERS["fastv"])
 
 
 def test_bad_input() -> None:

@@ -118,11 +118,12 @@ class ClipText:
     tokenizer: Any
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> "ClipText":
+    def load(cls, path: str | PathLike[str], device: str = "cpu") -> "ClipText":
         """Load from a folder or from the hub."""
         from transformers import AutoTokenizer, CLIPModel
 
-        return cls(CLIPModel.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path))
+        model: Any = CLIPModel.from_pretrained(path)
+        return cls(model.to(device).eval(), AutoTokenizer.from_pretrained(path))
 
     @torch.no_grad()
     def embed(self, questions: Sequence[str]) -> Tensor:
