@@ -40,7 +40,6 @@ def test_files_are_those_of_the_card() -> None:
     assert sum(f.stat().st_size for f in PATH.rglob("*") if f.is_file()) < 25e6
 
 
-@pytest.mark.xfail(reason="spatial relations are not learnt yet")
 def test_good_enough_to_study() -> None:
     families = json.loads((PATH / "scores.json").read_text())["families"]
     overall = families.pop("all")

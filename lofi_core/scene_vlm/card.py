@@ -112,8 +112,10 @@ From scratch on SceneVQA's training split, which shares neither images nor handw
 the test split. First the CLIP: contrast with exact captions, grounding of short texts in patches,
 and linear read-outs of each patch's object. Then, with the vision tower frozen, projector and
 language model on all questions of a scene at once; three attention heads of each of the two middle
-layers were taught to look at the objects asked about. AdamW, bfloat16 autocast, a plateau and a
-linear decay of the rate. `training-log.jsonl` is the log of that run, `recipe.json` its numbers:
+layers were taught to look at the objects asked about. In a last part, what these heads gather also
+had to tell where two related objects lie, by a linear read-out that was then dropped: without it,
+spatial relations stayed at chance. AdamW, bfloat16 autocast, in each part a plateau and a linear
+decay of the rate. `training-log.jsonl` is the log of that run, `recipe.json` its numbers:
 
 | setting | value |
 | :-- | --: |
