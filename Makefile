@@ -20,10 +20,10 @@ book test: export HF_HUB_OFFLINE ?= 1
 book test: export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint lock scene-vlm clean
+.PHONY: help setup book test lint lock scene-vlm colab-check clean
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## create .venv from requirements.lock
 
@@ -63,6 +63,11 @@ lock: ## write requirements.lock anew from pyproject.toml, keeping the torch it 
 
 scene-vlm: $(STAMP) ## train the shipped model again from nothing (resumes if interrupted)
 	@$(BIN)/python -m lofi_core.scene_vlm.train $(TRAIN_ARGS)
+
+colab-check: ## run the notebooks as Colab does: newest packages, no lock, installing from the commit
+	@rm -rf _build/colab && $(PYTHON) -m venv _build/colab/venv
+	@_build/colab/venv/bin/python -m pip install -q -r book/colab.txt papermill
+	@_build/colab/venv/bin/python -m book.colab_check $(COLAB_ARGS)
 
 clean: ## remove everything that was built, .venv too
 	rm -rf _build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -42,9 +42,21 @@ class Tiny:
 
     kinds: tuple[str, ...] = ("a",)
     answer_type = 0  # token_type_ids of generated tokens
+    # classes of the whole configuration and its two parts, and what they are told beyond the above
+    made_of: tuple[Any, Any, Any] = (hf.LlavaConfig, hf.CLIPVisionConfig, hf.LlamaConfig)
+    vision: ClassVar[dict[str, Any]] = {}
+    text: ClassVar[dict[str, Any]] = {}
+    whole: ClassVar[dict[str, Any]] = {}
+    image_size = 24
 
     def config(self) -> Any:
-        raise NotImplementedError
+        whole, vision, text = self.made_of
+        return whole(
+            vision_config=vision(**VISION | {"image_size": self.image_size} | self.vision),
+            text_config=text(**TEXT | self.text),
+            image_token_id=IMAGE,
+            **self.whole,
+        )
 
     def tokens(self, kind: str, count: int) -> list[int]:
         """What stands in the prompt for a picture, if the row has ``count`` images."""
@@ -56,7 +68,8 @@ class Tiny:
 
     def pixels(self, kinds: list[str], g: torch.Generator) -> dict[str, Tensor]:
         """What the processor gives for the pictures of one row, at least one."""
-        return {"pixel_values": torch.randn(len(kinds), 3, 24, 24, generator=g)}
+        shape = (len(kinds), 3, self.image_size, self.image_size)
+        return {"pixel_values": torch.randn(shape, generator=g)}
 
     def collate(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Batch the pixels of several rows."""
@@ -115,22 +128,12 @@ def _model(family: type[Tiny], dtype: torch.dtype, attention: str) -> Any:
 
 
 class Llava(Tiny):
-    def config(self) -> Any:
-        return hf.LlavaConfig(
-            vision_config=hf.CLIPVisionConfig(**VISION, projection_dim=16),
-            text_config=hf.LlamaConfig(**TEXT),
-            image_token_id=IMAGE,
-        )
+    vision: ClassVar = {"projection_dim": 16}
 
 
-class VipLlava(Tiny):
-    def config(self) -> Any:
-        return hf.VipLlavaConfig(
-            vision_config=hf.CLIPVisionConfig(**VISION, projection_dim=16),
-            text_config=hf.LlamaConfig(**TEXT),
-            image_token_id=IMAGE,
-            vision_feature_layer=(-2, 1),
-        )
+class VipLlava(Llava):
+    made_of = (hf.VipLlavaConfig, hf.CLIPVisionConfig, hf.LlamaConfig)
+    whole: ClassVar = {"vision_feature_layer": (-2, 1)}
 
 
 class LlavaNext(Tiny):
@@ -140,14 +143,9 @@ class LlavaNext(Tiny):
     shapes: ClassVar = {"a": (24, 48), "b": (40, 48)}
     crops: ClassVar = {"a": 3, "b": 5}
     rows: ClassVar = {"a": (6, 12), "b": (10, 12)}
-
-    def config(self) -> Any:
-        return hf.LlavaNextConfig(
-            vision_config=hf.CLIPVisionConfig(**VISION, projection_dim=16),
-            text_config=hf.LlamaConfig(**TEXT),
-            image_token_id=IMAGE,
-            image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
-        )
+    made_of = (hf.LlavaNextConfig, hf.CLIPVisionConfig, hf.LlamaConfig)
+    vision: ClassVar = {"projection_dim": 16}
+    whole: ClassVar = {"image_grid_pinpoints": [[24, 48], [48, 24], [48, 48]]}
 
     def tokens(self, kind: str, count: int) -> list[int]:
         h, w = self.rows[kind]
@@ -170,15 +168,9 @@ class LlavaOnevision(LlavaNext):
     """Anyres for a row's only image; one crop for each of several; four frames a video."""
 
     kinds = ("a", "b", "v")
-
-    def config(self) -> Any:
-        return hf.LlavaOnevisionConfig(
-            vision_config=hf.SiglipVisionConfig(**VISION),
-            text_config=hf.Qwen2Config(**TEXT),
-            image_token_id=IMAGE,
-            video_token_id=VIDEO,
-            image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
-        )
+    made_of = (hf.LlavaOnevisionConfig, hf.SiglipVisionConfig, hf.Qwen2Config)
+    vision: ClassVar = {}
+    whole: ClassVar = {**LlavaNext.whole, "video_token_id": VIDEO}
 
     def tokens(self, kind: str, count: int) -> list[int]:
         if kind == "v":
@@ -198,40 +190,26 @@ class LlavaOnevision(LlavaNext):
 
 
 class InternVL(Tiny):
-    def config(self) -> Any:
-        vision = VISION | {"image_size": [48, 48], "patch_size": [4, 4]}
-        return hf.InternVLConfig(
-            vision_config=hf.InternVLVisionConfig(**vision),
-            text_config=hf.Qwen2Config(**TEXT),
-            image_token_id=IMAGE,
-            image_seq_length=36,
-        )
-
-    def pixels(self, kinds: list[str], g: torch.Generator) -> dict[str, Tensor]:
-        return {"pixel_values": torch.randn(len(kinds), 3, 48, 48, generator=g)}
+    made_of = (hf.InternVLConfig, hf.InternVLVisionConfig, hf.Qwen2Config)
+    vision: ClassVar = {"image_size": [48, 48], "patch_size": [4, 4]}
+    whole: ClassVar = {"image_seq_length": 36}
+    image_size = 48
 
 
-class AyaVision(InternVL):
-    def config(self) -> Any:
-        return hf.AyaVisionConfig(
-            vision_config=hf.SiglipVisionConfig(**VISION | {"image_size": 48}),
-            text_config=hf.Cohere2Config(**TEXT | {"num_hidden_layers": 4}),
-            image_token_id=IMAGE,
-        )
+class AyaVision(Tiny):
+    made_of = (hf.AyaVisionConfig, hf.SiglipVisionConfig, hf.Cohere2Config)
+    text: ClassVar = {"num_hidden_layers": 4}
+    image_size = 48
 
 
-class Gemma3(InternVL):
-    def config(self) -> Any:
-        return hf.Gemma3Config(
-            vision_config=hf.SiglipVisionConfig(**VISION | {"image_size": 48}),
-            text_config=hf.Gemma3TextConfig(
-                **TEXT,
-                query_pre_attn_scalar=16,
-                layer_types=["sliding_attention", "full_attention"],
-            ),
-            mm_tokens_per_image=36,
-            image_token_id=IMAGE,
-        )
+class Gemma3(Tiny):
+    made_of = (hf.Gemma3Config, hf.SiglipVisionConfig, hf.Gemma3TextConfig)
+    text: ClassVar = {
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    whole: ClassVar = {"mm_tokens_per_image": 36}
+    image_size = 48
 
     def extras(self, ids: Tensor) -> dict[str, Tensor]:
         return {"token_type_ids": (ids == IMAGE).long()}
@@ -239,14 +217,9 @@ class Gemma3(InternVL):
 
 class PaliGemma(Tiny):
     answer_type = 1
-
-    def config(self) -> Any:
-        return hf.PaliGemmaConfig(
-            vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
-            text_config=hf.GemmaConfig(**TEXT),
-            image_token_id=IMAGE,
-            projection_dim=32,
-        )
+    made_of = (hf.PaliGemmaConfig, hf.SiglipVisionConfig, hf.GemmaConfig)
+    vision: ClassVar = {"vision_use_head": False}
+    whole: ClassVar = {"projection_dim": 32}
 
     def extras(self, ids: Tensor) -> dict[str, Tensor]:
         return {"token_type_ids": torch.zeros_like(ids)}
@@ -257,13 +230,8 @@ class Mistral3(Tiny):
 
     kinds = ("a", "b")
     shapes: ClassVar = {"a": (48, 48), "b": (32, 48)}
-
-    def config(self) -> Any:
-        return hf.Mistral3Config(
-            vision_config=hf.PixtralVisionConfig(**VISION | {"image_size": 48}),
-            text_config=hf.MistralConfig(**TEXT),
-            image_token_id=IMAGE,
-        )
+    made_of = (hf.Mistral3Config, hf.PixtralVisionConfig, hf.MistralConfig)
+    image_size = 48
 
     def tokens(self, kind: str, count: int) -> list[int]:
         h, w = self.shapes[kind]
@@ -285,14 +253,9 @@ class Idefics3(Tiny):
 
     kinds = ("a", "b")
     crops: ClassVar = {"a": 2, "b": 1}
-
-    def config(self) -> Any:
-        return hf.Idefics3Config(
-            vision_config=dict(**VISION | {"image_size": 48}),
-            text_config=hf.LlamaConfig(**TEXT),
-            image_token_id=IMAGE,
-            pad_token_id=PAD,
-        )
+    made_of = (hf.Idefics3Config, dict, hf.LlamaConfig)
+    whole: ClassVar = {"pad_token_id": PAD}
+    image_size = 48
 
     def tokens(self, kind: str, count: int) -> list[int]:
         return ([111] + [IMAGE] * 36) * self.crops[kind]
@@ -313,13 +276,7 @@ class Idefics3(Tiny):
 
 
 class SmolVLM(Idefics3):
-    def config(self) -> Any:
-        return hf.SmolVLMConfig(
-            vision_config=dict(**VISION | {"image_size": 48}),
-            text_config=hf.LlamaConfig(**TEXT),
-            image_token_id=IMAGE,
-            pad_token_id=PAD,
-        )
+    made_of = (hf.SmolVLMConfig, dict, hf.LlamaConfig)
 
 
 class Qwen2VL(Tiny):
@@ -327,20 +284,19 @@ class Qwen2VL(Tiny):
 
     kinds = ("a", "b", "v")
     grids: ClassVar = {"a": (1, 12, 12), "b": (1, 8, 12), "v": (3, 6, 8)}
+    made_of = (hf.Qwen2VLConfig, dict, dict)
+    vision: ClassVar = {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
+    rope: ClassVar[dict[str, Any]] = {}
 
     def config(self) -> Any:
-        return hf.Qwen2VLConfig(
-            vision_config=dict(
-                depth=2, embed_dim=16, hidden_size=32, num_heads=2, mlp_ratio=2, patch_size=4
-            ),
-            text_config=TEXT | {"rope_parameters": self.rope()},
+        rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+        vision = {"depth": 2, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
+        return self.made_of[0](
+            vision_config=vision | self.vision,
+            text_config=TEXT | {"rope_parameters": rope | self.rope},
             image_token_id=IMAGE,
             video_token_id=VIDEO,
         )
-
-    @staticmethod
-    def rope() -> dict[str, Any]:
-        return {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
 
     def tokens(self, kind: str, count: int) -> list[int]:
         t, h, w = self.grids[kind]
@@ -362,44 +318,28 @@ class Qwen2VL(Tiny):
 
 
 class Qwen25VL(Qwen2VL):
-    def config(self) -> Any:
-        return hf.Qwen2_5_VLConfig(
-            vision_config=dict(
-                depth=2,
-                hidden_size=16,
-                intermediate_size=24,
-                num_heads=2,
-                patch_size=4,
-                window_size=16,
-                out_hidden_size=32,
-                fullatt_block_indexes=[1],
-                tokens_per_second=4,
-            ),
-            text_config=TEXT | {"rope_parameters": self.rope()},
-            image_token_id=IMAGE,
-            video_token_id=VIDEO,
-        )
+    made_of = (hf.Qwen2_5_VLConfig, dict, dict)
+    vision: ClassVar = {
+        "intermediate_size": 24,
+        "window_size": 16,
+        "out_hidden_size": 32,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 4,
+    }
 
 
 class Qwen3VL(Qwen2VL):
     """Frames of a video stand between time stamps; DeepStack features for both text layers."""
 
-    def config(self) -> Any:
-        return hf.Qwen3VLConfig(
-            vision_config=dict(
-                depth=3,
-                hidden_size=16,
-                intermediate_size=24,
-                num_heads=2,
-                patch_size=4,
-                out_hidden_size=32,
-                num_position_embeddings=64,
-                deepstack_visual_indexes=[0, 1],
-            ),
-            text_config=TEXT | {"rope_parameters": self.rope() | {"mrope_interleaved": True}},
-            image_token_id=IMAGE,
-            video_token_id=VIDEO,
-        )
+    made_of = (hf.Qwen3VLConfig, dict, dict)
+    vision: ClassVar = {
+        "depth": 3,
+        "intermediate_size": 24,
+        "out_hidden_size": 32,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    rope: ClassVar = {"mrope_interleaved": True}
 
     def tokens(self, kind: str, count: int) -> list[int]:
         if kind != "v":

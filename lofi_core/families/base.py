@@ -85,6 +85,12 @@ class Family:
             "shrink the images before the processor instead"
         )
 
+    def grids(
+        self, model: "PreTrainedModel", modality: str, arguments: Mapping[str, Any]
+    ) -> list[Grid] | None:
+        """Each picture's grid of tokens, where the inputs tell; by default they don't."""
+        return None
+
     def layouts(
         self,
         model: "PreTrainedModel",
@@ -93,7 +99,8 @@ class Family:
         features: Sequence[Tensor],
     ) -> list[Layout]:
         """Tell each picture's visual tokens from its separators, and give their grids."""
-        return [plain_layout(picture) for picture in features]
+        grids = self.grids(model, modality, arguments) or [None] * len(features)
+        return [plain_layout(x, grid) for x, grid in zip(features, grids, strict=True)]
 
     def align(
         self, model: "PreTrainedModel", arguments: Mapping[str, Any], x: Tensor

@@ -1,11 +1,10 @@
 """Mistral 3 (Pixtral): images of any shape, whose rows end with a token of text in the prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from lofi_core.families.base import Family, Layout, plain_layout
+from lofi_core.families.base import Family
+from lofi_core.pruners.tokens import Grid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,14 +17,9 @@ class Mistral3(Family):
 
     projector = None  # merges patches 2 x 2 itself
 
-    def layouts(
-        self,
-        model: "PreTrainedModel",
-        modality: str,
-        arguments: Mapping[str, Any],
-        features: Sequence[Tensor],
-    ) -> list[Layout]:
+    def grids(
+        self, model: "PreTrainedModel", modality: str, arguments: Mapping[str, Any]
+    ) -> list[Grid]:
         """Divide each image's height and width by what one token covers."""
         cell = model.config.vision_config.patch_size * model.config.spatial_merge_size
-        shapes = [(int(h) // cell, int(w) // cell) for h, w in arguments["image_sizes"]]
-        return [plain_layout(x, shape) for x, shape in zip(features, shapes, strict=True)]
+        return [(int(h) // cell, int(w) // cell) for h, w in arguments["image_sizes"]]

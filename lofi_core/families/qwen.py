@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.families.base import Family, Layout, plain_layout
+from lofi_core.families.base import Family
+from lofi_core.pruners.tokens import Grid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,18 +26,13 @@ class QwenVL(Family):
     vision_tower = "visual"
     projector = None  # merges patches, in Qwen2.5-VL out of order
 
-    def layouts(
-        self,
-        model: "PreTrainedModel",
-        modality: str,
-        arguments: Mapping[str, Any],
-        features: Sequence[Tensor],
-    ) -> list[Layout]:
+    def grids(
+        self, model: "PreTrainedModel", modality: str, arguments: Mapping[str, Any]
+    ) -> list[Grid]:
         """Lay tokens out in time, height and width; an image has no time."""
         merge = model.config.vision_config.spatial_merge_size
         grids = arguments[f"{modality}_grid_thw"].tolist()
-        shapes = [(t, h // merge, w // merge)[modality == "image" :] for t, h, w in grids]
-        return [plain_layout(x, shape) for x, shape in zip(features, shapes, strict=True)]
+        return [(t, h // merge, w // merge)[modality == "image" :] for t, h, w in grids]
 
     def positions(
         self, model: "PreTrainedModel", inputs: Mapping[str, Any], mask: Tensor
