@@ -32,7 +32,7 @@ from lofi_core.records import (
 from lofi_core.scene_vlm import PATH
 from lofi_core.scenes import Scene, SceneVQA
 
-__all__ = ["evaluate", "main"]
+__all__ = ["evaluate", "main", "rank_and_world"]
 
 
 def evaluate(
@@ -91,7 +91,7 @@ def evaluate(
     facts = [_facts(plan["run"], arm) for arm in every]
     facts[0] |= {"pruner": "none", "parameters": "", "seed": None}
     parts = [folder / "parts" / f"{b:05}.parquet" for b in range(-(-n // images_per_batch))]
-    rank, world = _place()
+    rank, world = rank_and_world()
     mine = range(rank, len(parts), world)
     todo = [b for b in mine if not parts[b].exists()]
     bar = tqdm(todo, "blocks", len(mine), initial=len(mine) - len(todo), disable=rank > 0)
@@ -143,8 +143,14 @@ def _facts(run: dict[str, Any], pruner: Pruner) -> dict[str, Any]:
     return run | own | {"seed": getattr(pruner, "seed", None)}
 
 
-def _place() -> tuple[int, int]:
-    """Rank of this process and number of processes, from the environment."""
+def rank_and_world() -> tuple[int, int]:
+    """Rank of this process and number of processes, from the environment.
+
+    Raises
+    ------
+    LofiError
+        If ``RANK`` and ``WORLD_SIZE`` do not fit.
+    """
     rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
         raise LofiError(

@@ -7,7 +7,7 @@ Its metadata hold the version of the schema, and `read_records` refuses any othe
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,6 +27,7 @@ __all__ = [
     "merge_records",
     "read_records",
     "write_records",
+    "write_whole",
 ]
 
 VERSION = 1
@@ -75,8 +76,8 @@ SCHEMA = pa.schema(
 )
 
 
-def _replace(path: Path, write: Any) -> None:
-    """Let ``write(part)`` make a file, and put it at ``path`` in one step."""
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write(part)`` make a file under another name, and put it at ``path`` in one step."""
     part = path.with_name(f".{path.name}.{uuid4().hex}")
     write(part)
     os.replace(part, path)
@@ -93,7 +94,7 @@ def claim_folder(folder: Path, plan: dict[str, Any]) -> None:
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     path = folder / "run.json"
     if not path.exists():
-        _replace(path, lambda part: part.write_text(json.dumps(plan, indent=1) + "\n"))
+        write_whole(path, lambda part: part.write_text(json.dumps(plan, indent=1) + "\n"))
     found = json.loads(path.read_text())
     asked = json.loads(json.dumps(plan))
     if found != asked:
@@ -117,7 +118,7 @@ def fingerprint(model: Any) -> str:
 def write_records(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write records to a Parquet file that appears when it is complete."""
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    _replace(path, lambda part: pq.write_table(table, part, compression="zstd"))
+    write_whole(path, lambda part: pq.write_table(table, part, compression="zstd"))
 
 
 def merge_records(path: Path, parts: Sequence[Path]) -> None:
@@ -125,7 +126,7 @@ def merge_records(path: Path, parts: Sequence[Path]) -> None:
     table = pa.concat_tables([_read(part) for part in parts])
     keys = [(name, "ascending") for name in ("arm", "image", "number")]
     table = table.sort_by(keys)
-    _replace(path, lambda part: pq.write_table(table, part, compression="zstd"))
+    write_whole(path, lambda part: pq.write_table(table, part, compression="zstd"))
 
 
 def read_records(path: str | os.PathLike[str]) -> pd.DataFrame:

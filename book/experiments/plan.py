@@ -1,0 +1,210 @@
+"""What is run: every arm, in groups, and the data they are run on.
+
+An *arm* is one way of asking: a pruner with all its parameters, or the unpruned model under other
+numerical conditions. Arms are compared with the unpruned model on the same scenes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lofi_core.errors import LofiError
+from lofi_core.leverage import ridge_leverage_scores
+from lofi_core.pruners import (
+    DeflatedLoFi,
+    IPRBudget,
+    LoFi,
+    Pruner,
+    Random,
+    ScorePruner,
+    VisualTokens,
+    get_pruner,
+    registered,
+)
+from lofi_core.pruners.clip import ClipPruner
+from lofi_core.pruners.inside import InsidePruner, mean_tokens
+from lofi_core.ranks import EffectiveRank, EnergyRank
+
+__all__ = ["BUDGETS", "SCENES", "SEEDS", "SITE_SCENES", "VISUAL", "Arm", "plan"]
+
+BUDGETS = (0.75, 0.5, 0.33, 0.22, 0.11, 0.05)
+CHOICE_BUDGETS = (0.5, 0.22, 0.11)  # of variants, on the validation split
+SEEDS = (0, 1, 2, 3, 4)  # of random controls
+SCENES = {"test": 1000, "validation": 400}
+SITE_SCENES = 200  # the first of the test split, where representations are measured
+VISUAL, LAYERS = 144, 4  # visual tokens and layers of the shipped model
+
+# Published settings are for 32 layers; here the first drop comes before layer 1 of 4, or no budget
+# below a half could be met.
+SHALLOW: dict[str, dict[str, Any]] = {
+    "fastv": {"layer": 1},
+    "dart": {"layer": 1, "max_tokens": None},
+    "pyramiddrop": {"layers": (1, 2, 3)},
+    "lofi-inside": {"layer": 1},
+    "sparsevlm": {"after": (0, 1, 2)},
+    "sparsevlm+": {"after": (0, 1, 2), "head_dim": 32},
+}
+
+How = Literal["packed", "conditioned", "inside", "rows", "single", "padded", "small", "model"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of asking.
+
+    Parameters
+    ----------
+    group : {"reference", "noise", "main", "chosen", "dynamic", "ablation"}
+        What the arm is for.
+    label : str
+        A name, unique within group and budget but for random seeds.
+    pruner : Pruner
+        What prunes; one that keeps everything for the unpruned model.
+    budget : float, optional
+        Share of the visual tokens asked for.
+    how : str
+        "packed": all questions behind one image. "conditioned": a row a question, chosen for each.
+        "inside": a row a question, pruned inside the language model. The others are numerical
+        conditions: "rows", "single" and "padded" ask one question a row, one at a time, with
+        padding; "small" in batches of fewer images; "model" with another dtype or back-end.
+    split : {"test", "validation"}
+        Of SceneVQA.
+    axis : str
+        Of an ablation: what is varied.
+    """
+
+    group: str
+    label: str
+    pruner: Pruner
+    budget: float | None = None
+    how: How = "packed"
+    split: str = "test"
+    axis: str = ""
+
+    @property
+    def seed(self) -> int | None:
+        """The pruner's seed."""
+        return (
+            self.pruner.seed if isinstance(self.pruner, Random) and self.pruner.keep != 1 else None
+        )
+
+    @property
+    def measured(self) -> bool:
+        """Whether representations are measured, site by site."""
+        return (
+            self.how == "packed"
+            and self.split == "test"
+            and self.group in ("reference", "main", "chosen")
+            and (self.seed or 0) < 2
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RidgeLoFi(ScorePruner):
+    """LoFi with ridge leverage, a smooth rank, in place of leverage at rank k."""
+
+    ridge: float = 1.0
+    center: bool = True
+
+    def scores(self, tokens: VisualTokens) -> Tensor:
+        """Ridge leverage, shape (B, N)."""
+        return ridge_leverage_scores(tokens.projected, self.ridge, True, self.center)
+
+
+def _variants(keep: Any) -> Iterator[tuple[str, str, Pruner]]:
+    """Axis, label and pruner of each variant of LoFi."""
+    yield "baseline", "lofi", LoFi(keep=keep)
+    yield "baseline", "random", Random(keep=keep)
+    yield "baseline", "divprune", get_pruner("divprune", keep=keep)
+    for k in (4, 8, 16, 32, 64):
+        yield "rank", f"k = {k}", LoFi(keep=keep, rank=k)
+    for fraction in (0.5, 0.8, 0.99):
+        yield "rank", f"{fraction:.0%} of the energy", LoFi(keep=keep, rank=EnergyRank(fraction))
+    for factor in (1.0, 2.0):
+        label = f"{factor:g} x effective rank"
+        yield "rank", label, LoFi(keep=keep, rank=EffectiveRank(factor))
+    yield "centring", "not centred, 90% of the energy", LoFi(keep=keep, center=False)
+    yield "centring", "not centred, k = 16", LoFi(keep=keep, center=False, rank=16)
+    yield "site", "encoder, 90% of the energy", LoFi(keep=keep, site="encoder")
+    yield "site", "encoder, k = 16", LoFi(keep=keep, site="encoder", rank=16)
+    for ridge in (0.1, 1.0, 10.0):
+        yield "ridge", f"ridge {ridge:g}", RidgeLoFi(keep=keep, ridge=ridge)
+    for ridge in (0.1, 1.0, 10.0):
+        yield "deflation", f"deflated, ridge {ridge:g}", DeflatedLoFi(keep=keep, ridge=ridge)
+    yield "deflation", "deflated, energies", DeflatedLoFi(keep=keep, kernel="gram")
+    label = "deflated, energies, not centred"
+    yield "deflation", label, DeflatedLoFi(keep=keep, kernel="gram", center=False)
+    yield "merging", "deflated, ridge 1, merged", DeflatedLoFi(keep=keep, merge=True)
+    label = "deflated, energies, merged"
+    yield "merging", label, DeflatedLoFi(keep=keep, kernel="gram", merge=True)
+
+
+def _main() -> Iterator[Arm]:
+    for kind in registered():
+        settings = SHALLOW.get(kind.name, {})
+        for budget in BUDGETS:
+            seeds = [{"seed": s} for s in SEEDS] if kind is Random else [{}]
+            for seed in seeds:
+                pruner = get_pruner(kind.name, keep=budget, **settings, **seed)
+                how: How = "packed"
+                if isinstance(pruner, ClipPruner):
+                    how = "conditioned"
+                if isinstance(pruner, InsidePruner):
+                    how = "inside"
+                    if not _possible(pruner):
+                        continue
+                yield Arm("main", kind.name, pruner, budget, how)
+
+
+def _possible(pruner: InsidePruner) -> bool:
+    """Whether the budget can be met, and nearly used up, by a model as shallow as the shipped one."""
+    try:
+        stages = pruner.schedule(VISUAL, LAYERS)
+    except LofiError:
+        return False
+    assert pruner.keep is not None
+    return abs(mean_tokens(VISUAL, stages, LAYERS) / VISUAL - pruner.keep) < 0.03
+
+
+def _noise() -> Iterator[Arm]:
+    for label, how in (
+        ("other batches", "small"),
+        ("one question a row", "rows"),
+        ("one question at a time", "single"),
+        ("padding", "padded"),
+        ("eager attention", "model"),
+        ("bfloat16", "model"),
+        ("float64", "model"),
+    ):
+        yield Arm("noise", label, Random(keep=1.0), how=how)  # type: ignore[arg-type]
+
+
+def _dynamic() -> Iterator[Arm]:
+    for budget in (0.5, 0.33, 0.22, 0.11):
+        rule = IPRBudget(mean=budget)
+        for name in ("lofi", "deflated-lofi", "random"):
+            yield Arm("dynamic", f"{name} dynamic", get_pruner(name, keep=rule), budget)
+    for eps in (0.05, 0.1, 0.2):
+        yield Arm("dynamic", f"lofi eps {eps:g}", LoFi(keep=IPRBudget(eps=eps)))
+
+
+CHOSEN: tuple[str, ...] = ("deflated, energies, merged",)
+"""Variants of highest mean agreement on the validation split, see `book.experiments.results`."""
+
+
+def plan() -> list[Arm]:
+    """List all arms, test split first; the unpruned model leads each split."""
+    full = Random(keep=1.0)
+    arms = [Arm("reference", "unpruned", full), *_noise(), *_main()]
+    for budget in BUDGETS:
+        for _, label, pruner in _variants(budget):
+            if label in CHOSEN:
+                arms.append(Arm("chosen", label, pruner, budget))
+    arms += _dynamic()
+    arms.append(Arm("reference", "unpruned", full, split="validation"))
+    for budget in CHOICE_BUDGETS:
+        for axis, label, pruner in _variants(budget):
+            arms.append(Arm("ablation", label, pruner, budget, split="validation", axis=axis))
+    return arms

@@ -1,0 +1,316 @@
+"""The committed results: writing them compactly, and loading them as tidy tables.
+
+Answers are sorted by question, then by arm, so that neighbours are alike and compress well. What
+can be had again is not stored: questions, true answers and objects come from SceneVQA, and flips,
+divergences and changes are computed on loading, by `lofi_core`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from book.experiments.compact import probability_matrix, shorter, split_probabilities
+from book.experiments.plan import VISUAL, Arm
+from book.experiments.run import NOT_ADMISSIBLE, VERSION, of_split, read_parts
+from book.experiments.tables import answer_table, question_table, site_table
+from lofi_core.consistency import Comparison, compare
+from lofi_core.errors import LofiError
+from lofi_core.records import write_whole
+
+__all__ = ["FOLDER", "Results", "best_variants", "load", "write_results"]
+
+FOLDER = Path(__file__).resolve().parents[1] / "results"
+UNPRUNED = ("reference", "noise")  # groups of arms whose probabilities are kept in float32
+OTHER_TYPES = ("bfloat16", "float64")  # noise arms that are not in float32
+ORDER = {
+    "answers": ("image", "number", "arm"),
+    "images": ("arm", "image", "number"),
+    "sites": ("arm", "site", "tokens", "image"),
+}
+
+
+def write_results(
+    folder: Path, out: Path, arms: Sequence[Arm], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Put a complete run's parts together.
+
+    Parameters
+    ----------
+    folder, out : Path
+        Of the run, and of the results.
+    arms : sequence of Arm
+        As they were run.
+    facts : mapping
+        What else ``experiment.json`` shall say.
+
+    Returns
+    -------
+    dict
+        What it says.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, list[pa.Table]] = {name: [] for name in ORDER}
+    seconds, first = 0.0, 0
+    for split in facts["scenes"]:
+        for name, order in ORDER.items():
+            table, spent = read_parts(folder / split, name)
+            table = table.sort_by([(key, "ascending") for key in order])
+            numbers = pc.add(table["arm"], first).cast(pa.int16())
+            place = table.schema.get_field_index("arm")
+            tables[name].append(table.set_column(place, "arm", numbers))
+            seconds += spent if name == "answers" else 0
+        first += len(of_split(arms, split))
+    whole = {"arms": _arms(arms, facts["scenes"])}
+    whole |= {name: pa.concat_tables(parts) for name, parts in tables.items()}
+    exact = [i for i, arm in enumerate(whole["arms"]["group"].to_pylist()) if arm in UNPRUNED]
+    whole["answers"] = shorter(split_probabilities(whole["answers"], exact))
+    whole["sites"] = shorter(whole["sites"])
+    hashes = {}
+    for name, table in whole.items():
+        path = out / f"{name}.parquet"
+        marked = table.replace_schema_metadata({"lofi.experiment": str(VERSION)})
+        write_whole(path, partial(pq.write_table, marked, **ENCODING))
+        hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    experiment = {**facts, "seconds": round(seconds), "sha256": hashes}
+    text = json.dumps(experiment, indent=1) + "\n"
+    write_whole(out / "experiment.json", lambda part: part.write_text(text))
+    return experiment
+
+
+ENCODING: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 19,
+    "row_group_size": 1 << 22,
+    "data_page_size": 1 << 24,
+}
+
+
+def _arms(arms: Sequence[Arm], splits: Iterable[str]) -> pa.Table:
+    rows = []
+    for arm in (arm for split in splits for arm in of_split(arms, split).values()):
+        pruned = arm.group not in UNPRUNED
+        rows.append(
+            {
+                "arm": len(rows),
+                "split": arm.split,
+                "group": arm.group,
+                "pruner": (arm.pruner.name or "lofi") if pruned else "none",
+                "label": arm.label,
+                "axis": arm.axis,
+                "budget": arm.budget,
+                "seed": arm.seed,
+                "how": arm.how,
+                "parameters": repr(arm.pruner) if pruned else "",
+            }
+        )
+    types = {"arm": pa.int16(), "budget": pa.float64(), "seed": pa.int16()}
+    schema = pa.schema({name: types.get(name, pa.string()) for name in rows[0]})
+    return pa.Table.from_pylist(rows, schema)
+
+
+def load(folder: str | Path = FOLDER, groups: Sequence[str] | None = None) -> "Results":
+    """Load results.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where `write_results` put them; by default those that come with the book.
+    groups : sequence of str, optional
+        Load the arms of these groups only, and the unpruned model.
+
+    Raises
+    ------
+    LofiError
+        If a file is missing, of another schema, or not the one that ``experiment.json`` names.
+    """
+    folder = Path(folder)
+    try:
+        experiment = json.loads((folder / "experiment.json").read_text())
+        found = {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in experiment["sha256"]
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise LofiError(
+            f"load: {folder}: {error!r}; expected experiment.json and the files it names: run "
+            "`make experiments`"
+        ) from error
+    if experiment["schema"] != VERSION:
+        raise LofiError(
+            f"load: {folder}: schema {experiment['schema']}; expected {VERSION}: repeat the run, or "
+            "load it with the version that wrote it"
+        )
+    if odd := [name for name, digest in experiment["sha256"].items() if found[name] != digest]:
+        raise LofiError(
+            f"load: {odd} in {folder} differ from their SHA-256 in experiment.json; expected the "
+            "files of one run: restore them, or run `make experiments`"
+        )
+    arms = pq.read_table(folder / "arms.parquet").to_pandas().set_index("arm")
+    arms["seed"] = arms["seed"].astype("Int64")
+    if groups is not None:
+        if odd := sorted(set(groups) - set(arms["group"])):
+            raise LofiError(f"load: groups {odd}; expected among {arms['group'].unique().tolist()}")
+        arms = arms[arms["group"].isin(["reference", *groups])]
+    return Results(folder, experiment, arms)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Tables of an experiment; the larger ones are read when they are first asked for.
+
+    Parameters
+    ----------
+    folder : Path
+    experiment : dict
+        What ``experiment.json`` says: versions, hashes, scenes, budgets.
+    arms : DataFrame
+        One row an arm, indexed by its number.
+    """
+
+    folder: Path
+    experiment: dict[str, Any]
+    arms: pd.DataFrame
+
+    @cached_property
+    def questions(self) -> pd.DataFrame:
+        """All questions with their true answers, from SceneVQA, indexed by split, image, number."""
+        return question_table(self.experiment["scenes"])
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """One row an arm and question, beside the unpruned model's answer, see `answer_table`."""
+        return answer_table(self._read("answers"), self.arms, self.questions, self.images)
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """One row an arm and image: visual tokens and, as bits, which were kept."""
+        return self._read("images").to_pandas()
+
+    @cached_property
+    def sites(self) -> pd.DataFrame:
+        """One row an arm, image, site and kind of token: figures before and after pruning."""
+        return site_table(self._read("sites").to_pandas(), self.arms)
+
+    def find(self, **wanted: Any) -> list[int]:
+        """Return the numbers of the arms with these values, such as ``pruner="lofi", budget=0.5``."""
+        mask = pd.Series(True, index=self.arms.index)
+        for column, value in wanted.items():
+            mask &= self.arms[column].isna() if value is None else self.arms[column].eq(value)
+        return [int(arm) for arm in self.arms.index[mask.fillna(False)]]
+
+    def reference(self, arm: int) -> int:
+        """Return the unpruned model's arm on the same split."""
+        return self.find(group="reference", split=self.arms.loc[arm, "split"])[0]
+
+    def records(self, arm: int) -> pd.DataFrame:
+        """Return one arm's answers as `lofi_core.consistency.compare` takes them."""
+        answers = self._read("answers")
+        answers = answers.filter(pc.equal(answers["arm"], arm))
+        matrix, mine = probability_matrix(answers), answers.to_pandas()
+        keys = pd.MultiIndex.from_arrays(
+            [[self.arms.loc[arm, "split"]] * len(mine), mine["image"], mine["number"]]
+        )
+        known = self.questions.loc[keys].reset_index(drop=True)
+        words = [
+            choices[code] if code != NOT_ADMISSIBLE else "(none of the choices)"
+            for choices, code in zip(known["choices"], mine["predicted"], strict=True)
+        ]
+        columns = known[["scene", "family", "question", "answer"]]
+        right = np.array(words) == known["answer"].to_numpy()
+        lists = [p[: len(c)] for p, c in zip(matrix, known["choices"], strict=True)]
+        return columns.assign(predicted=words, right=right, probabilities=lists)
+
+    def compare(self, arm: int, **options: Any) -> Comparison:
+        """Compare an arm with the unpruned model, see `lofi_core.consistency.compare`."""
+        reference, candidate = self.records(self.reference(arm)), self.records(arm)
+        if len(candidate) < len(reference):
+            keys = ["scene", "family", "question"]
+            reference = reference.merge(candidate[keys], on=keys)
+        return compare(reference, candidate, **options)
+
+    def kept(self, arm: int) -> np.ndarray:
+        """Which visual tokens were kept, (images, N) bool; (questions, N) if chosen for each.
+
+        Raises
+        ------
+        LofiError
+            If the arm prunes inside the language model, where each layer keeps its own.
+        """
+        rows = self.images[self.images["arm"] == arm]
+        if rows.empty or rows["kept"].isna().any():
+            raise LofiError(
+                f"Results.kept: arm {arm} has no one set of kept tokens; expected a pruner that "
+                "acts before the language model"
+            )
+        packed = np.stack([np.frombuffer(bits, np.uint8) for bits in rows["kept"]])
+        return np.unpackbits(packed, axis=1)[:, :VISUAL].astype(bool)
+
+    @cached_property
+    def noise(self) -> pd.DataFrame:
+        """What changes without any pruning, one row a numerical condition, in float32 alone.
+
+        ``flips`` of ``questions``, ``rate``, and ``largest_distance``, the largest total variation.
+        """
+        arms = self.arms[(self.arms["group"] == "noise") & ~self.arms["label"].isin(OTHER_TYPES)]
+        rows = {}
+        for arm, label in arms["label"].items():
+            samples = self.compare(arm, draws=1).samples
+            rows[label] = {
+                "flips": int(samples["flip_rate"].sum()),
+                "questions": len(samples),
+                "rate": samples["flip_rate"].mean(),
+                "largest_distance": samples["total_variation"].max(),
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("label")
+
+    @cached_property
+    def variants(self) -> pd.DataFrame:
+        """Agreement of each variant of LoFi on the validation split, averaged over budgets.
+
+        One row a variant, best first: ``axis``, ``agreement``.
+        """
+        arms = self.arms[self.arms["group"] == "ablation"]
+        flips = self.answers[self.answers["group"] == "ablation"].groupby("arm")["flip"].mean()
+        table = arms.assign(agreement=1 - flips).groupby(["label", "axis"])["agreement"].mean()
+        return table.sort_values(ascending=False).reset_index("axis")
+
+    def read(self, name: str, filters: list[tuple[str, str, Any]]) -> pa.Table:
+        """Read rows of a file as they are stored.
+
+        Raises
+        ------
+        LofiError
+            If the file is of another schema.
+        """
+        path = self.folder / f"{name}.parquet"
+        table = pq.read_table(path, filters=filters)
+        schema = (table.schema.metadata or {}).get(b"lofi.experiment", b"none").decode()
+        if schema != str(VERSION):
+            raise LofiError(f"load: {path}: schema {schema}; expected {VERSION}: repeat the run")
+        return table
+
+    def _read(self, name: str) -> pa.Table:
+        return self.read(name, [("arm", "in", self.arms.index.tolist())])
+
+
+def best_variants(variants: pd.DataFrame) -> tuple[str, str]:
+    """Choose by agreement on validation: among variants of one score a token, and among all.
+
+    Parameters
+    ----------
+    variants : DataFrame
+        See `Results.variants`.
+    """
+    plain = variants[variants["axis"].isin(["rank", "centring", "site", "ridge"])]
+    every = variants[variants["axis"] != "baseline"]
+    return str(plain.index[0]), str(every.index[0])
