@@ -21,10 +21,13 @@ from lofi_core.models import prune_inputs
 from lofi_core.pruners import (
     LRCP,
     AveragePool,
+    ClipText,
     DeflatedLoFi,
+    Downsample,
     HiRED,
     InsidePruner,
     IPRBudget,
+    LoFi,
     OutlierBudget,
     PruMerge,
     ToMe,
@@ -35,9 +38,11 @@ from lofi_core.pruners import (
     replay,
     token_count,
 )
+from lofi_core.pruners.downsample import smaller_grid
 from lofi_core.pruners.greedy import farthest_points, pivoted_cholesky
 from lofi_core.pruners.inside import mean_tokens
 from lofi_core.pruners.sparsevlm import position_prior
+from lofi_core.scene_vlm import CLIP_PATH
 
 FOLDERS = [Path(__file__).parent / "vectors", *filter(None, [os.environ.get("LOFI_PEER_VECTORS")])]
 FILES = [file for folder in FOLDERS for file in sorted(Path(folder).glob("*__*.safetensors"))]
@@ -91,7 +96,12 @@ def test_replay_refuses(tmp_path: Path) -> None:
 
 # All methods that act before the language model
 
-OUTSIDE = [kind.name for kind in registered() if not issubclass(kind, InsidePruner)]
+# Downsampling needs an image, and m that is a grid's: its tests are below.
+OUTSIDE = [
+    kind.name
+    for kind in registered()
+    if not issubclass(kind, InsidePruner) and kind is not Downsample
+]
 TEXT = {
     name: {
         "text_embeds": torch.randn(1, 6, generator=torch.Generator().manual_seed(9)),
@@ -247,7 +257,7 @@ def test_deflated_lofi_takes_no_copies(kernel: Any) -> None:
 def test_merging_conserves_the_sum() -> None:
     """Means times group sizes are all that was there."""
     tokens = make(1)
-    for pruner in (DeflatedLoFi(keep=0.3, merge=True), LRCP(keep=0.3)):
+    for pruner in (DeflatedLoFi(keep=0.3, merge=True), LoFi(keep=0.3, merge=True), LRCP(keep=0.3)):
         selection = pruner(tokens)
         assert selection.tokens is not None
         X, kept = tokens.projected[0], selection.kept[0]
@@ -294,6 +304,85 @@ def test_average_pool_is_pooling() -> None:
     assert selection.tokens is not None
     expected = avg_pool2d(X.mT.unflatten(-1, (6, 6)), 2).flatten(2).mT
     torch.testing.assert_close(torch.stack(selection.tokens), expected)
+
+
+def test_lofi_by_ridge() -> None:
+    tokens = make()
+    scores = ridge_leverage_scores(tokens.projected, 0.3, relative=True, center=True)
+    for kept, row in zip(LoFi(keep=0.25, ridge=0.3)(tokens).kept, scores, strict=True):
+        assert set(kept.tolist()) == set(row.topk(9).indices.tolist())
+    with pytest.raises(LofiError, match="ridge=-1"):
+        LoFi(ridge=-1)
+
+
+@given(h=st.integers(1, 12), w=st.integers(1, 12), share=st.floats(0.01, 1))
+@settings(deadline=None)
+def test_smaller_grids_fit(h: int, w: int, share: float) -> None:
+    m = token_count(share, h * w)
+    rows, columns = smaller_grid(h, w, m)
+    assert 1 <= rows <= h and 1 <= columns <= w and rows * columns <= m
+    assert m < h * w or (rows, columns) == (h, w)
+
+
+def test_downsampling_encodes_a_smaller_image() -> None:
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs([[3, "a", 4], [2, "a", 2]])
+    pixels = inputs["pixel_values"]
+    small = torch.nn.functional.interpolate(pixels, (12, 12), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        pruned = prune_inputs(model, inputs, Downsample(keep=0.25))
+        features = model.model.get_image_features(small, interpolate_pos_encoding=True)
+    got = torch.cat(list(pruned["mm_encoder_outputs"]["image"].pooler_output))
+    torch.testing.assert_close(got, torch.cat(list(features.pooler_output)))
+    corner = torch.tensor([7, 9, 11, 19, 21, 23, 31, 33, 35])  # the lower right of each 2 x 2
+    assert all(torch.equal(image.kept, corner) for image in pruned.report.images)
+    assert Downsample(keep=0.4)(with_image(make(1))).kept[0].shape == (12,)  # 3 x 4 of at most 14
+
+
+def with_image(tokens: VisualTokens) -> VisualTokens:
+    """Add an image of 4 x 4 pixels a patch, and an encoder that averages each patch."""
+    D = tokens.projected.shape[-1]
+    h, w = tokens.grids[0]
+    pixels = torch.rand(len(tokens.projected), 3, 4 * h, 4 * w, generator=torch.Generator())
+
+    def encode(pixels: Tensor) -> Tensor:
+        return avg_pool2d(pixels, 4).flatten(2).mT.repeat(1, 1, D // 3)
+
+    return VisualTokens(**vars(tokens) | {"pixels": pixels, "encode": encode})
+
+
+def test_downsampling_is_refused_where_it_cannot_be() -> None:
+    for family in ("llava_next", "qwen2_vl"):
+        model, inputs = FAMILIES[family].model(), FAMILIES[family].inputs([[3, "a", 4]])
+        with pytest.raises(LofiError, match="before the processor"):
+            prune_inputs(model, inputs, Downsample(keep=0.5))
+    with pytest.raises(LofiError, match="one grid"):
+        Downsample(keep=0.5)(VisualTokens(**vars(with_image(make())) | {"grids": ((36,),)}))
+
+
+def test_questions_are_embedded_one_by_one() -> None:
+    """Padding does not matter, and equals the text tower as CLIP itself runs it."""
+    clip = ClipText.load(CLIP_PATH)
+    questions = ["What color is the circle ?", "Is there a large red square ?"]
+    together = clip.embed(questions)
+    for question, row in zip(questions, together, strict=True):
+        ids = clip.tokenizer(question, return_tensors="pt")
+        with torch.no_grad():
+            expected = clip.model.get_text_features(**ids).pooler_output
+        torch.testing.assert_close(row, expected, rtol=0, atol=1e-5)
+    trim = clip.ask(get_pruner("trim", keep=0.5, sign=1), questions)
+    assert trim.sign == 1 and trim.text_embeds.shape == (2, 1, 128)
+    with pytest.raises(LofiError, match="sign=0"):
+        get_pruner("trim", sign=0)
+
+
+@pytest.mark.parametrize("name", ["trim", "cdpruner"])
+def test_the_sign_turns_relevance_around(name: str) -> None:
+    tokens = make(1)
+    text = {**TEXT[name], "keep": 0.1}
+    near, far = (get_pruner(name, sign=sign, **text)(tokens).kept[0] for sign in (1, -1))
+    assert tokens.encoded is not None
+    similar = normalize(tokens.encoded[0, :, :6], dim=-1) @ TEXT[name]["text_embeds"][0]
+    assert similar[near].mean() > similar[far].mean()
 
 
 def hired_tokens(seed: int = 0) -> VisualTokens:

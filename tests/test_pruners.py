@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, dataclass, fields
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -37,6 +37,7 @@ def make(B: int = 3, N: int = 24, D: int = 16, seed: int = 0, grid: bool = True)
 
 
 @pytest.mark.parametrize("name", OURS)
+@settings(deadline=None)
 @given(keep=st.floats(0.001, 1), N=st.sampled_from([1, 4, 24, 144]))
 def test_budget_order_and_range(name: str, keep: float, N: int) -> None:
     selection = get_pruner(name, keep=keep)(make(2, N, grid=N % 4 == 0))
@@ -96,6 +97,7 @@ def test_uniform_grid_is_a_lattice() -> None:
     assert (line.diff() == 4).all()
 
 
+@settings(deadline=None)
 @given(h=st.integers(1, 12), w=st.integers(1, 12), share=st.floats(0.01, 1))
 def test_uniform_grid_spreads(h: int, w: int, share: float) -> None:
     """Exactly m cells, and no row or pair of rows holds more than its share and one."""
@@ -132,6 +134,7 @@ def test_ipr_budget_is_the_smallest_within_tolerance(
     assert counts.tolist() == [smallest(X[b], order[b], eps, floor, center) for b in range(5)]
 
 
+@settings(deadline=None)
 @given(mean=st.floats(0.1, 1), seed=st.integers(0, 5))
 def test_pinned_mean_is_met_exactly_by_one_tolerance(mean: float, seed: int) -> None:
     X = make(5, seed=seed).projected.double()

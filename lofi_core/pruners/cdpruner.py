@@ -30,7 +30,7 @@ class CDPruner(ClipPruner, GreedyPruner, name="cdpruner"):
     follows = "code"
     deviations = (
         "relevance is scaled image by image, not over the batch; a kernel of rank below m is "
-        "completed by relevance, where the code yields NaN"
+        "completed by relevance, where the code yields NaN; sign=1 is an option of ours"
     )
 
     def relevance(self, tokens: VisualTokens) -> Tensor:

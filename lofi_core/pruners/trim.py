@@ -39,7 +39,8 @@ class TRIM(MergingPruner, ClipPruner, name="trim"):
     follows = "code, training-free"
     deviations = (
         "outliers are counted image by image, not over the batch; nothing is rounded to float16; "
-        "the mean token takes the place of the last dropped patch unless order='authors'"
+        "the mean token takes the place of the last dropped patch unless order='authors'; sign=1 "
+        "is an option of ours"
     )
 
     @property
