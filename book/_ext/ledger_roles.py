@@ -1,0 +1,69 @@
+"""Sphinx extension: pages take figures and claims from the ledger's record, never by hand.
+
+``{metric}`lofi.lead.random` `` becomes the figure with its interval, ``{verdict}`id` `` a claim's
+verdict. The directive ``{claims}`` lists what the page tests, or what the page named as its
+argument does, with links to the ledger. A key without a record is an error of the build.
+"""
+
+import json
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import roles
+from docutils.parsers.rst.states import Inliner
+from sphinx.util.docutils import SphinxDirective
+
+from book import ledger
+
+LEDGER = "notebooks/11-the-ledger"
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register with Sphinx."""
+    roles.register_local_role("metric", metric)
+    roles.register_local_role("verdict", verdict)
+    app.add_directive("claims", Claims)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def recorded() -> dict[str, Any]:
+    """Read the record."""
+    return dict(json.loads(ledger.RECORD.read_text()))
+
+
+def metric(
+    name: str, raw: str, text: str, line: int, inliner: Inliner, *_: Any
+) -> tuple[list[nodes.Node], list[Any]]:
+    """Put a figure in the text, and what it is in its tooltip."""
+    figure = recorded()["metrics"].get(text, {"missing": "no such figure"})
+    if "missing" in figure:
+        return [], [inliner.reporter.error(f"metric {text}: {figure['missing']}", line=line)]
+    return [nodes.inline(raw, ledger.show(figure), classes=["metric"])], []
+
+
+def verdict(
+    name: str, raw: str, text: str, line: int, inliner: Inliner, *_: Any
+) -> tuple[list[nodes.Node], list[Any]]:
+    """Put a verdict in the text."""
+    found = recorded()["verdicts"].get(text)
+    if found is None:
+        return [], [inliner.reporter.error(f"verdict {text}: no such claim", line=line)]
+    return [nodes.strong(raw, found["verdict"])], []
+
+
+class Claims(SphinxDirective):
+    """The claims that a page tests, a line each."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the list."""
+        page = self.arguments[0] if self.arguments else self.env.docname
+        claims = ledger.claims_of(page)
+        if not claims:
+            raise self.error(f"no claim of the ledger is tested in {page}")
+        lines = []
+        for claim in claims:
+            link = f"[{claim['id']}](../{LEDGER}.ipynb)"
+            lines.append(f"- {link}: {' '.join(claim['statement'].split())}")
+        return self.parse_text_to_nodes("\n".join(lines))
