@@ -20,7 +20,7 @@ book test: export HF_HUB_OFFLINE ?= 1
 book test: export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint lock scene-vlm colab-check clean
+.PHONY: help setup book pdf test lint lock scene-vlm colab-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -42,6 +42,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 book: $(STAMP) ## run the notebooks and build the book into _build/html (PROFILE=ci or full)
 	@$(BIN)/python -m book.build --profile $(PROFILE) $(BOOK_ARGS)
+
+pdf: $(STAMP) ## bind the built pages into one PDF, _build/lofi-book.pdf (needs Chromium; after make book)
+	@$(BIN)/python -m book.pdf
 
 test: $(STAMP) ## run the tests (PYTEST_ARGS="-k spectrum" narrows them)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
