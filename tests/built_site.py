@@ -1,17 +1,25 @@
-"""A built site, served on this machine, and what a browser sees of it."""
+"""What a browser finds on the pages of a built site.
 
-import functools
-import http.server
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+`inspect` opens every page once, some at a time, and does to it what readers do: look at it on a
+wide screen and on a phone, in light and in dark mode, and move everything that moves. What is
+looked at is in built_site.js.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, Route
+from playwright.async_api import Browser, ConsoleMessage, Page, Response, Route, async_playwright
 
-WIDTHS = (1280, 390)
-HEIGHT = 900
+WIDE, PHONE = (1280, 900), (390, 844)
+AT_ONCE = 3
+SCRIPT = Path(__file__).with_suffix(".js").read_text()
+# Themes of pydata and Jupyter Book break these on every page; they are theirs to mend.
+AXE_IGNORED = {"label-content-name-mismatch", "region", "summary-name"}
 
 
 class Links(HTMLParser):
@@ -32,80 +40,111 @@ class Links(HTMLParser):
             self.undescribed.append(found.get("src") or "")
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
+def axe_script() -> str | None:
+    """Return axe-core, if the package that brings it along is installed."""
+    if not find_spec("axe_playwright_python"):
+        return None
+    return (files("axe_playwright_python") / "axe.min.js").read_text()
 
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
 
+@dataclass
+class Findings:
+    """What is wrong with one page, by kind of check, and how much it makes a reader load."""
 
-@contextmanager
-def serve(folder: Path) -> Iterator[str]:
-    """Yield the address of a server for the folder."""
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    page: str
+    loading: list[str] = field(default_factory=list)
+    looks: list[str] = field(default_factory=list)
+    movement: list[str] = field(default_factory=list)
+    dark: list[str] = field(default_factory=list)
+    accessibility: list[str] = field(default_factory=list)
+    moved: int = 0
+    loaded: int = 0
 
 
 class Visit:
-    """One page in a window, with everything that went wrong while it loaded."""
+    """One page in a window, with everything that goes wrong while it loads."""
 
-    def __init__(self, browser: Browser, base: str, path: str) -> None:
-        self.complaints: list[str] = []
-        self.page: Page = browser.new_page(viewport={"width": WIDTHS[0], "height": HEIGHT})
-        self.page.on("pageerror", lambda error: self.complaints.append(f"script: {error}"))
-        self.page.on("console", self._console)
-        self.page.on("requestfailed", lambda r: self.complaints.append(f"request failed: {r.url}"))
-        self.page.on("response", self._response)
-        self.base = base
-        self.page.route("**/*", self._route)
-        self.page.goto(f"{base}/{path}", wait_until="load")
-        # formulas are set after the page has loaded
-        self.page.evaluate("() => window.MathJax?.startup?.promise")
+    def __init__(self, page: Page, base: str, name: str) -> None:
+        self.page, self.base, self.found = page, base, Findings(name)
+        page.on("pageerror", lambda error: self.found.loading.append(f"script: {error}"))
+        page.on("console", self._console)
+        page.on("requestfailed", lambda r: self.found.loading.append(f"failed: {r.url}"))
+        page.on("response", self._response)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self.complaints.append(f"console: {message.text}")
+            self.found.loading.append(f"console: {message.text}")
 
     def _response(self, response: Response) -> None:
+        self.found.loaded += int(response.headers.get("content-length", 0))
         if response.status >= 400:
-            self.complaints.append(f"{response.status}: {response.url}")
+            self.found.loading.append(f"{response.status}: {response.url}")
 
-    def _route(self, route: Route) -> None:
-        url = route.request.url
-        if url.startswith((self.base, "data:", "blob:")):
-            route.continue_()
+    async def _route(self, route: Route) -> None:
+        if route.request.url.startswith((self.base, "data:", "blob:")):
+            await route.continue_()
         else:
-            self.complaints.append(f"outside request: {url}")
-            route.abort()
+            self.found.loading.append(f"outside request: {route.request.url}")
+            await route.abort()
 
-    def problems(self) -> list[str]:
-        """Return what a reader would notice, on a wide screen or on a phone."""
-        found = list(self.complaints)
-        for width in WIDTHS:
-            self.page.set_viewport_size({"width": width, "height": HEIGHT})
-            found += [what for what in self.page.evaluate(NOTICEABLE) if what not in found]
+    async def open(self) -> None:
+        """Load the page, and wait until its formulas are set."""
+        await self.page.route("**/*", self._route)
+        await self.page.goto(f"{self.base}/{self.found.page}", wait_until="load")
+        await self.page.evaluate("() => window.MathJax?.startup?.promise")
+
+    async def check(self, axe: str | None) -> Findings:
+        """Do all that a reader would."""
+        await self.open()
+        found, loaded = self.found, self.found.loaded
+        await self.page.evaluate(SCRIPT)
+        await self.page.evaluate("reader.loadAll()")
+        await self.look()
+        found.moved, found.movement = await self.page.evaluate("reader.move()")
+        if axe:
+            await self.page.evaluate(axe)
+            found.accessibility = await self.serious(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"])
+        await self.page.emulate_media(color_scheme="dark")
+        await self.page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        found.dark = await self.page.evaluate("reader.dark()")
+        if axe:
+            found.dark += await self.serious(["color-contrast"])
+        found.loaded = loaded
         return found
 
+    async def look(self) -> None:
+        """See what a reader would see, on a wide screen and on a phone."""
+        for width, height in (PHONE, WIDE):
+            await self.page.set_viewport_size({"width": width, "height": height})
+            problems = await self.page.evaluate("reader.noticeable()")
+            self.found.looks += [what for what in problems if what not in self.found.looks]
 
-# Broken pictures, formulas left as TeX or in error, and a page wider than its window.
-NOTICEABLE = r"""() => {
-  const out = [];
-  for (const img of document.images)
-    if (!img.complete || !img.naturalWidth) out.push("broken image: " + img.src);
-  for (const bad of document.querySelectorAll("mjx-merror"))
-    out.push("formula in error: " + bad.textContent);
-  for (const math of document.querySelectorAll(".math"))
-    if (!math.querySelector("mjx-container")) out.push("formula not set: " + math.textContent);
-  const root = document.documentElement;
-  if (root.scrollWidth > window.innerWidth)
-    out.push(`page is ${root.scrollWidth} px wide in a window of ${window.innerWidth}`);
-  return out;
-}"""
+    async def serious(self, rules: list[str]) -> list[str]:
+        """Return the serious faults that axe finds."""
+        faults = await self.page.evaluate("(rules) => reader.serious(rules)", rules)
+        return [text for rule, text in faults if rule not in AXE_IGNORED]
+
+
+async def _inspect(program: str, base: str, pages: Sequence[str]) -> list[Findings]:
+    axe, limit = axe_script(), asyncio.Semaphore(AT_ONCE)
+
+    async def one(browser: Browser, name: str) -> Findings:
+        async with limit:
+            size = {"width": WIDE[0], "height": WIDE[1]}
+            # reduced motion, so that a change of colours is at its end when it is looked at
+            page = await browser.new_page(viewport=size, reduced_motion="reduce")
+            found = await Visit(page, base, name).check(axe)
+            await page.close()
+            return found
+
+    async with async_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        browser = await playwright.chromium.launch(executable_path=program, args=arguments)
+        results = await asyncio.gather(*(one(browser, name) for name in pages))
+        await browser.close()
+    return list(results)
+
+
+def inspect(program: str, base: str, pages: Sequence[str]) -> list[Findings]:
+    """Open every page in one browser, and return what was found on each."""
+    return asyncio.run(_inspect(program, base, pages))

@@ -1,28 +1,17 @@
-"""The book's pipeline, and the pages it built.
+"""The book's pipeline, tested on notebooks made here; what it builds is in test_pages.py."""
 
-The gates are tested on notebooks made here. The pages are tested where `make book` has left a site
-in _build/html, and opened in a browser where there is a Chromium.
-"""
-
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from playwright.sync_api import Browser, sync_playwright
 
 from book import execute, gates
 from book.build import toc_notebooks
 from book.provenance import BuildInfo, status_page
-from tests.built_site import Links, Visit, serve
 
 ROOT = Path(__file__).resolve().parents[1]
-SITE = ROOT / "_build" / "html"
 PARAMETERS = new_code_cell("profile = 'ci'\nseed = 0", metadata={"tags": ["parameters"]})
 FIGURE = {"figure": {"caption": "Two lines.", "name": "fig-two"}, "image": {"alt": "Two lines."}}
 
@@ -193,87 +182,3 @@ def test_status_page_lists_notebooks_versions_and_commit() -> None:
     text = status_page(BuildInfo("ci", "cpu", "abc1234", "2026-01-05"), [record])
     for part in ("(../notebooks/01-trial.ipynb)", "12 s", "seed=3", "abc1234", "| torch |", "cpu"):
         assert part in text
-
-
-# The built site
-
-
-@pytest.fixture(scope="module")
-def site() -> Path:
-    if not (SITE / "index.html").exists():
-        pytest.skip("no built site in _build/html: run `make book` first")
-    return SITE
-
-
-def html_files(site: Path) -> list[Path]:
-    return sorted(p for p in site.rglob("*.html") if "_static" not in p.parts)
-
-
-def test_internal_links_lead_somewhere_and_images_are_described(site: Path) -> None:
-    pages = {path: Links(path.read_text()) for path in html_files(site)}
-    broken, undescribed = [], []
-    for path, links in pages.items():
-        undescribed += [f"{path.name}: {src}" for src in links.undescribed]
-        for target in links.targets:
-            url = urlsplit(target)
-            if url.scheme or url.netloc:
-                continue
-            there = (path.parent / unquote(url.path)).resolve() if url.path else path
-            anchor = unquote(url.fragment)
-            if not there.exists() or (
-                anchor and there in pages and anchor not in pages[there].anchors
-            ):
-                broken.append(f"{path.name}: {target}")
-    assert not broken
-    assert not undescribed
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = (
-        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    )
-    if not program:
-        pytest.skip("no Chromium on this machine: the built pages were not looked at")
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu"]
-        opened = playwright.chromium.launch(executable_path=program, args=arguments)
-        yield opened
-        opened.close()
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-def test_every_page_reads_well_wide_and_narrow(site: Path, browser: Browser) -> None:
-    problems = []
-    with serve(site) as base:
-        for path in html_files(site):
-            name = path.relative_to(site).as_posix()
-            visit = Visit(browser, base, name)
-            problems += [f"{name}: {what}" for what in visit.problems()]
-            visit.page.close()
-    assert not problems
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-def test_scrubbers_move_by_keyboard_and_play(site: Path, browser: Browser) -> None:
-    chapters = sorted((site / "notebooks").glob("*.html"))
-    name = next((p for p in chapters if 'class="scrubber"' in p.read_text()), None)
-    if name is None:
-        pytest.skip("no page of the built site has a scrubber")
-    with serve(site) as base:
-        page = Visit(browser, base, name.relative_to(site).as_posix()).page
-        root = page.locator(".scrubber").first
-        shown = root.locator(".scrubber-frame:not([hidden])")
-        first, said = shown.inner_html(), root.locator("output").inner_text()
-        root.locator("input").focus()
-        page.keyboard.press("ArrowRight")
-        assert root.locator("output").inner_text() != said
-        assert shown.count() == 1 and shown.inner_html() != first
-        root.locator("button").click()
-        page.wait_for_function(
-            "([root, before]) => root.querySelector('input').value !== before",
-            arg=[root.element_handle(), root.locator("input").input_value()],
-        )
-        page.close()

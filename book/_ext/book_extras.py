@@ -4,7 +4,8 @@ Repository, issue and source buttons need the address of the repository: `BOOK_R
 the remote "origin", or else there are no buttons (a dead button is worse than none). Source is
 shown at the commit that the book was built from. A Colab button needs a notebook that installs the
 library first (book/colab.py), on the branch that `BOOK_COLAB_REF` names. The foot of each page is
-made from the file that `BOOK_BUILD` names. And bars in docstrings are absolute values.
+made from the file that `BOOK_BUILD` names. Pictures load late. And bars in docstrings are absolute
+values.
 """
 
 import html
@@ -15,6 +16,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+
 LITERAL = re.compile(r"(``.*?``)")
 BUTTONS = ("use_repository_button", "use_issues_button", "use_source_button")
 
@@ -23,6 +26,7 @@ def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("config-inited", configure)
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("doctree-resolved", load_late)
     app.connect("html-page-context", write_foot)
     app.connect("html-page-context", point_colab, priority=900)  # after the theme made the button
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -38,6 +42,12 @@ def configure(app: Any, config: Any) -> None:
     options.pop("launch_buttons", None)
     if url.startswith("https://github.com/") and os.environ.get("BOOK_COLAB_REF"):
         options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+
+
+def load_late(app: Any, doctree: nodes.document, page: str) -> None:
+    """Let browsers fetch all pictures but the first when a reader comes near them."""
+    for image in list(doctree.findall(nodes.image))[1:]:
+        image["loading"] = "lazy"
 
 
 def build_facts() -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""Bind the built pages into one PDF: _build/lofi-book.pdf.
+
+    python -m book.pdf
+
+A headless Chromium prints each page as book/static/custom.css lays it out for paper, folded
+solutions open, things that move at their first frame. The prints become one file with bookmarks,
+page numbers, and links that lead from chapter to chapter inside it.
+"""
+
+import sys
+from collections.abc import Iterator
+from io import BytesIO
+
+import yaml
+from playwright.sync_api import Browser, sync_playwright
+from pypdf import PdfReader, PdfWriter
+from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NumberObject
+
+from book.execute import BUILD, ROOT
+from book.local import chromium, serve
+
+SITE = BUILD / "html"
+TARGET = BUILD / "lofi-book.pdf"
+MARGINS = {"top": "18mm", "bottom": "20mm", "left": "17mm", "right": "17mm"}
+
+# Open what is folded; show every picture; keep links inside a page apart from those of other pages.
+PREPARE = """async (prefix) => {
+  document.querySelectorAll("details").forEach((details) => { details.open = true; });
+  document.querySelectorAll(".toggle-hidden").forEach((e) => e.classList.remove("toggle-hidden"));
+  for (const link of document.querySelectorAll("article a[href^='#']")) {
+    const target = document.getElementById(decodeURIComponent(link.hash.slice(1)));
+    if (!target) continue;
+    if (!target.id.startsWith(prefix)) target.id = prefix + target.id;
+    link.hash = target.id;
+  }
+  for (const img of document.images) img.loading = "eager";
+  await Promise.all([...document.images].map((img) => img.decode().catch(() => {})));
+  await window.MathJax?.startup?.promise;
+}"""
+
+
+def main() -> int:
+    """Print, bind, and write the file."""
+    program = chromium()
+    if not (SITE / "index.html").exists() or not program:
+        what = "a Chromium (or CHROMIUM=/path/to/one)" if program is None else "'make book' first"
+        print(f"book.pdf needs {what}", file=sys.stderr)
+        return 1
+    pages = list(toc_pages())
+    with serve(SITE) as base, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        prints = [printed(browser, base, page) for page in pages]
+        book = bind(prints, pages, base)
+        stamp(book, PdfReader(BytesIO(numbers(browser, len(book.pages)))))
+        browser.close()
+    book.compress_identical_objects()
+    book.write(TARGET)
+    print(f"{TARGET}: {len(book.pages)} pages, {TARGET.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def toc_pages() -> Iterator[str]:
+    """Yield the pages of the table of contents, in its order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    yield toc["root"]
+    for part in toc["parts"]:
+        yield from (chapter["file"] for chapter in part["chapters"])
+
+
+def printed(browser: Browser, base: str, name: str) -> PdfReader:
+    """Print one page."""
+    page = browser.new_page(viewport={"width": 1000, "height": 1400}, color_scheme="light")
+    page.goto(f"{base}/{name}.html", wait_until="load")
+    page.evaluate(PREPARE, f"{name.rsplit('/', 1)[-1]}-")
+    content = page.pdf(
+        format="A4", margin=MARGINS, print_background=True, outline=True, tagged=True, scale=0.85
+    )
+    page.close()
+    return PdfReader(BytesIO(content))
+
+
+def bind(prints: list[PdfReader], pages: list[str], base: str) -> PdfWriter:
+    """Join the prints, with their bookmarks, and let links between them stay inside."""
+    book, starts = PdfWriter(), {}
+    for name, content in zip(pages, prints, strict=True):
+        starts[f"{base}/{name}.html"] = len(book.pages)
+        book.append(content, import_outline=True)
+    for page in book.pages:
+        for reference in page.get("/Annots", ()):
+            link = reference.get_object()
+            address = link.get("/A", {}).get("/URI", "")
+            if address.partition("#")[0] in starts:
+                place = book.pages[starts[address.partition("#")[0]]].indirect_reference
+                top = ArrayObject([place, NameObject("/FitH"), NumberObject(842)])
+                action = {NameObject("/S"): NameObject("/GoTo"), NameObject("/D"): top}
+                link[NameObject("/A")] = DictionaryObject(action)
+    book.add_metadata({"/Title": "LoFi: leverage scores and the silent hazards of token pruning"})
+    book.page_mode = "/UseOutlines"
+    return book
+
+
+def numbers(browser: Browser, count: int) -> bytes:
+    """Print as many pages as the book has, with nothing on them but their numbers."""
+    place = "position: absolute; bottom: 9mm; width: 100%; text-align: center"
+    sheet = "position: relative; height: 296.9mm; break-after: page; font: 9pt sans-serif"
+    sheets = "".join(
+        f'<div style="{sheet}"><div style="{place}">{n}</div></div>' for n in range(1, count + 1)
+    )
+    page = browser.new_page()
+    page.set_content(f"<style>body {{ margin: 0 }}</style>{sheets}")
+    content = page.pdf(format="A4")
+    page.close()
+    return content
+
+
+def stamp(book: PdfWriter, sheets: PdfReader) -> None:
+    """Put a number on every page."""
+    for page, sheet in zip(book.pages, sheets.pages[: len(book.pages)], strict=True):
+        page.merge_page(sheet)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
