@@ -39,6 +39,7 @@ class TRIM(MergingPruner, ClipPruner, name="trim"):
     follows = "code, training-free"
     deviations = (
         "outliers are counted image by image, not over the batch; nothing is rounded to float16; "
+        "tokens are ordered before the softmax, which may vanish; "
         "the mean token takes the place of the last dropped patch unless order='authors'; sign=1 "
         "is an option of ours"
     )
@@ -48,19 +49,23 @@ class TRIM(MergingPruner, ClipPruner, name="trim"):
         """Features before the projector, and the projector."""
         return ("encoded", "project")
 
-    def scores(self, tokens: VisualTokens) -> Tensor:
-        """Relevance, shape (B, N), summing to 1."""
+    def relevance(self, tokens: VisualTokens) -> Tensor:
+        """Minus z, or z with ``sign=1``, shape (B, N)."""
         patches, text = self.embeds(tokens)
         if text.shape[1] != 1:
             raise LofiError(
                 f"TRIM: the question in {text.shape[1]} pieces; expected one, cut off at 77 tokens"
             )
-        return (self.sign * (patches @ text.mT)[..., 0]).softmax(-1)
+        return self.sign * (patches @ text.mT)[..., 0]
+
+    def scores(self, tokens: VisualTokens) -> Tensor:
+        """Relevance after softmax, shape (B, N), summing to 1."""
+        return self.relevance(tokens).softmax(-1)
 
     def chosen(self, tokens: VisualTokens) -> list[Tensor]:
         """Indices of the T tokens kept as they are, ascending, image by image."""
-        scores = self.scores(tokens)
-        N = scores.shape[1]
+        relevance = self.relevance(tokens)
+        scores, N = relevance.softmax(-1), relevance.shape[1]
         if isinstance(self.keep, IPRBudget):
             raise LofiError(f"TRIM: keep={self.keep}; expected a fraction or an OutlierBudget")
         if isinstance(self.keep, OutlierBudget):
@@ -68,7 +73,8 @@ class TRIM(MergingPruner, ClipPruner, name="trim"):
             counts = [int(N * (count / N)) for count in self.keep.counts(scores).tolist()]
         else:
             counts = [token_count(self.keep, N) - 1] * len(scores)
-        order = scores.argsort(dim=-1, descending=True, stable=True)
+        # Not the softmax, which vanishes, and ties, where z spreads widely.
+        order = relevance.argsort(dim=-1, descending=True, stable=True)
         return [row[:T].sort().values for row, T in zip(order, counts, strict=True)]
 
     def merge(self, tokens: VisualTokens) -> list[Merged]:
