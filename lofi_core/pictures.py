@@ -98,39 +98,51 @@ def choose(
     choices: dict[int, Choice] = {}
     for (_, grids), members in groups.items():
         group = [pictures[i] for i in members]
-        X = torch.stack([picture.features[picture.layout.patches] for picture in group])
+        X = torch.stack([_patches(picture) for picture in group])
         facts = _known(group, [name for name in pruner.needs if name not in modules])
         facts |= {name: find() for name, find in modules.items() if name in pruner.needs}
         tokens = VisualTokens(projected=X, grids=grids, **facts)
         start = clock(X)
         selection = pruner(tokens)
         seconds = (clock(X) - start) / len(group)
-        before = ipr(X).tolist()
+        given = selection.tokens or [x[kept] for x, kept in zip(X, selection.kept, strict=True)]
+        new = [x.to(X.dtype) for x in given]
+        # What the report needs comes from the device at once, not picture by picture.
+        iprs = torch.stack([ipr(X), torch.stack([ipr(x) for x in new])]).tolist()
+        kept = torch.cat(selection.kept).cpu().split([len(k) for k in selection.kept])
         for b, picture in enumerate(group):
-            kept = selection.kept[b]
-            patches = picture.layout.patches
-            new = X[b, kept] if selection.tokens is None else selection.tokens[b].to(X.dtype)
-            mask = torch.ones(len(picture.features), dtype=torch.bool, device=X.device)
-            mask[patches] = False
-            mask[patches[kept]] = True  # separators stay
-            features = picture.features.index_copy(0, patches[kept], new)[mask]
-            choices[members[b]] = Choice(
-                picture,
-                mask.nonzero()[:, 0],
-                features,
-                ImageReport(
-                    row=picture.row,
-                    modality=picture.modality,
-                    tokens_before=len(picture.features),
-                    tokens_after=len(features),
-                    kept=kept.cpu(),
-                    grids=grids,
-                    ipr_before=before[b],
-                    ipr_after=ipr(new).item(),
-                    seconds=seconds,
-                ),
+            chosen, features = _shorten(picture, selection.kept[b], new[b])
+            report = ImageReport(
+                row=picture.row,
+                modality=picture.modality,
+                tokens_before=len(picture.features),
+                tokens_after=len(features),
+                kept=kept[b],
+                grids=grids,
+                ipr_before=iprs[0][b],
+                ipr_after=iprs[1][b],
+                seconds=seconds,
             )
+            choices[members[b]] = Choice(picture, chosen, features, report)
     return [choices[i] for i in range(len(pictures))]
+
+
+def _patches(picture: Picture) -> Tensor:
+    """Visual tokens of a picture, without separators; a view where there are none."""
+    patches = picture.layout.patches
+    whole = len(patches) == len(picture.features)
+    return picture.features if whole else picture.features[patches]
+
+
+def _shorten(picture: Picture, kept: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the features that stay, and their values; separators stay as they are."""
+    patches = picture.layout.patches
+    if len(patches) == len(picture.features):
+        return kept, new
+    stays = torch.ones(len(picture.features), dtype=torch.bool, device=new.device)
+    stays[patches] = False
+    stays[patches[kept]] = True
+    return stays.nonzero()[:, 0], picture.features.index_copy(0, patches[kept], new)[stays]
 
 
 def _known(group: Sequence[Picture], needs: Sequence[str]) -> dict[str, Any]:

@@ -99,7 +99,8 @@ class Family:
         features: Sequence[Tensor],
     ) -> list[Layout]:
         """Tell each picture's visual tokens from its separators, and give their grids."""
-        grids = self.grids(model, modality, arguments) or [None] * len(features)
+        told = self.grids(model, modality, arguments)
+        grids: Sequence[Grid | None] = [None] * len(features) if told is None else told
         return [plain_layout(x, grid) for x, grid in zip(features, grids, strict=True)]
 
     def align(
