@@ -16,11 +16,11 @@ PYTHON      ?= $(firstword $(foreach p,$(CANDIDATES),$(shell $(p) -c '$(SUPPORTE
 
 # Small defaults that suit two cores; an exported value wins.
 book test: export OMP_NUM_THREADS ?= 2
-book test: export HF_HUB_OFFLINE ?= 1
-book test: export TOKENIZERS_PARALLELISM ?= false
+book test bench experiments: export HF_HUB_OFFLINE ?= 1
+book test bench experiments: export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf test lint lock scene-vlm colab-check clean
+.PHONY: help setup book pdf experiments test bench lint lock scene-vlm colab-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -46,8 +46,14 @@ book: $(STAMP) ## run the notebooks and build the book into _build/html (PROFILE
 pdf: $(STAMP) ## bind the built pages into one PDF, _build/lofi-book.pdf (needs Chromium; after make book)
 	@$(BIN)/python -m book.pdf
 
+experiments: $(STAMP) ## ask every pruner everything again, into book/results (about an hour; resumes if interrupted)
+	@$(BIN)/python -m book.experiments $(EXPERIMENTS_ARGS)
+
 test: $(STAMP) ## run the tests (PYTEST_ARGS="-k spectrum" narrows them)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(STAMP) ## time scoring, selection and the whole prefill (BENCH_ARGS="--quick" rehearses)
+	@$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 lint: $(STAMP) ## style and types: ruff check, ruff format, mypy
 	@$(BIN)/ruff check .

@@ -157,7 +157,7 @@ def pack(encoded: EncodedInputs, inputs: Mapping[str, Any], images: Sequence[int
 
 
 def _mask(inputs: PrunedInputs, dtype: torch.dtype) -> Tensor:
-    """Return what to add to attention scores, (B, 1, L, L): explicit attention takes no booleans."""
+    """What to add to attention scores, (B, 1, L, L): explicit attention takes no booleans."""
     question, real = inputs["question"], inputs["attention_mask"].bool()
     same = (question[:, None, :] == 0) | (question[:, None, :] == question[:, :, None])
     L = question.shape[1]

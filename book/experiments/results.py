@@ -7,7 +7,7 @@ divergences and changes are computed on loading, by `lofi_core`.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -95,9 +95,9 @@ ENCODING: dict[str, Any] = {
 }
 
 
-def _arms(arms: Sequence[Arm], splits: Iterable[str]) -> pa.Table:
+def _arms(arms: Sequence[Arm], scenes: Mapping[str, int]) -> pa.Table:
     rows = []
-    for arm in (arm for split in splits for arm in of_split(arms, split).values()):
+    for arm in (arm for split in scenes for arm in of_split(arms, split).values()):
         pruned = arm.group not in UNPRUNED
         rows.append(
             {
@@ -110,10 +110,11 @@ def _arms(arms: Sequence[Arm], splits: Iterable[str]) -> pa.Table:
                 "budget": arm.budget,
                 "seed": arm.seed,
                 "how": arm.how,
+                "scenes": min(arm.scenes, scenes[arm.split]),
                 "parameters": repr(arm.pruner) if pruned else "",
             }
         )
-    types = {"arm": pa.int16(), "budget": pa.float64(), "seed": pa.int16()}
+    types = {"arm": pa.int16(), "budget": pa.float64(), "seed": pa.int16(), "scenes": pa.int16()}
     schema = pa.schema({name: types.get(name, pa.string()) for name in rows[0]})
     return pa.Table.from_pylist(rows, schema)
 
@@ -147,8 +148,8 @@ def load(folder: str | Path = FOLDER, groups: Sequence[str] | None = None) -> "R
         ) from error
     if experiment["schema"] != VERSION:
         raise LofiError(
-            f"load: {folder}: schema {experiment['schema']}; expected {VERSION}: repeat the run, or "
-            "load it with the version that wrote it"
+            f"load: {folder}: schema {experiment['schema']}; expected {VERSION}: repeat the run, "
+            "or load it with the version that wrote it"
         )
     if odd := [name for name, digest in experiment["sha256"].items() if found[name] != digest]:
         raise LofiError(
@@ -202,7 +203,7 @@ class Results:
         return site_table(self._read("sites").to_pandas(), self.arms)
 
     def find(self, **wanted: Any) -> list[int]:
-        """Return the numbers of the arms with these values, such as ``pruner="lofi", budget=0.5``."""
+        """Return the numbers of the arms with these values, as in ``label="lofi", budget=0.5``."""
         mask = pd.Series(True, index=self.arms.index)
         for column, value in wanted.items():
             mask &= self.arms[column].isna() if value is None else self.arms[column].eq(value)

@@ -94,7 +94,7 @@ def run(
     rank, world = place
     for split, n in scenes.items():
         mine = of_split(arms, split)
-        claim_folder(folder / split, _plan(models, mine, n))
+        claim_folder(folder / split, _plan(models, mine))
         share = range(rank, blocks(n), world)
         todo = [b for b in share if not _part(folder / split, "answers", b).exists()]
         done = len(share) - len(todo)
@@ -118,13 +118,12 @@ def of_split(arms: Sequence[Arm], split: str) -> dict[int, Arm]:
     return dict(enumerate(arm for arm in arms if arm.split == split))
 
 
-def _plan(models: Models, arms: Mapping[int, Arm], n: int) -> dict[str, Any]:
-    """Everything that the tables depend on."""
+def _plan(models: Models, arms: Mapping[int, Arm]) -> dict[str, Any]:
+    """Everything that a block depends on; how many there are may change."""
     return {
         "schema": VERSION,
         "weights": fingerprint(models.model),
         "clip_weights": fingerprint(models.clip),
-        "scenes": n,
         "block": BLOCK,
         "site_scenes": SITE_SCENES,
         "attention": models.model.config.get_text_config()._attn_implementation,
@@ -176,6 +175,8 @@ def block_tables(models: Models, arms: Mapping[int, Arm], b: int, n: int) -> dic
     measured = max(0, min(SITE_SCENES - start, len(scenes)))
     before = None
     for number, arm in arms.items():
+        if start >= arm.scenes:
+            continue
         reply = block.ask(arm)
         extra: dict[str, Tensor] = {}
         if arm.measured and measured:
