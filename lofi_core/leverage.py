@@ -155,7 +155,8 @@ def ridge_leverage_scores(
     if wide:
         scores = (torch.cholesky_inverse(L) * G).sum(-1)
     else:  # (G (G + lambda I)^-1)_ii = x_i^T (X^T X + lambda I)^-1 x_i
-        scores = torch.linalg.solve_triangular(L, tokens.mT, upper=False).square().sum(-2)
+        Y = torch.linalg.solve_triangular(L, tokens.mT, upper=False)
+        scores = torch.linalg.vector_norm(Y, dim=-2).square()
     return scores.clamp(0, 1).to(unit.dtype)
 
 

@@ -1,0 +1,84 @@
+"""Time functions side by side, and say on what machine."""
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+Row = dict[str, Any]
+
+
+def machine(device: torch.device) -> Row:
+    """Describe the device, the versions and how busy the machine is."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "type": device.type,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "numpy", "scikit-learn")},
+        "cuda": torch.version.cuda if cuda else None,
+        "finished": datetime.now(UTC).isoformat(timespec="minutes"),
+    }
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as lines:
+            names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def measure(
+    functions: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    repeats: int,
+    budget: float = 20.0,
+) -> dict[str, Row]:
+    """Time functions in turns, so that what else goes on in the machine meets all of them alike.
+
+    Each runs once unmeasured, then ``repeats`` times, fewer if it has taken ``budget`` seconds (but
+    no less than 3 times, or ``repeats``). Returns by name: median, quartiles and fastest, in
+    seconds, and the number of repeats.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        _run(function, device)
+    for turn in range(repeats):
+        for name, function in functions.items():
+            if turn < 3 or sum(times[name]) < budget:
+                times[name].append(_run(function, device))
+    return {name: summary(values) for name, values in times.items()}
+
+
+def summary(values: list[float]) -> Row:
+    """Median, quartiles, fastest and number of measured times."""
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    rounded = {"median": statistics.median(values), "low": low, "high": high, "best": min(values)}
+    return {name: float(f"{x:.4g}") for name, x in rounded.items()} | {"repeats": len(values)}
+
+
+def _run(function: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    result = function()
+    _wait(device)
+    seconds = time.perf_counter() - start
+    del result  # freeing memory isn't timed
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
