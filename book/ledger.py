@@ -154,8 +154,8 @@ def criterion(test: Mapping[str, Any], unit: str) -> str:
     """
     low, high = limits(test)
     if "tolerance" in test:
-        exact = _number(test["value"], unit)
-        return f"{exact} ± {test['tolerance']:g}" if test["tolerance"] else f"exactly {exact}"
+        exact, room = (_bound(test[name], unit) for name in ("value", "tolerance"))
+        return f"{exact} ± {room.lstrip('+')}" if test["tolerance"] else f"exactly {exact}"
     if "between" in test:
         return f"{_bound(low, unit)} to {_bound(high, unit)}"
     return f"above {_bound(low, unit)}" if "above" in test else f"below {_bound(high, unit)}"
@@ -178,9 +178,9 @@ def record(evidence: Evidence, claims: list[Claim]) -> dict[str, Any]:
     """Compute all figures and verdicts."""
     figures = compute(evidence)
     run = evidence.results.experiment
-    names = ("schema", "weights", "dtype", "device", "torch", "transformers", "commit", "scenes")
+    names = ("schema", "data", "scenes", "site_scenes", "weights", "dtype", "attention", "device")
     return {
-        "run": {name: run[name] for name in names if name in run},
+        "run": {name: run[name] for name in (*names, "versions", "commit") if name in run},
         "metrics": figures,
         "verdicts": {claim["id"]: verdict(claim, figures) for claim in claims},
     }
@@ -217,9 +217,11 @@ def check(claims: list[Claim], recorded: dict[str, Any], fresh: Figures | None) 
         expected, found = verdict(claim, figures), recorded["verdicts"].get(claim["id"])
         if found != expected:
             said = found and found["verdict"]
-            problems.append(f"{claim['id']}: recorded {said!r}, computed {expected['verdict']!r}")
-        elif fresh is not None and (now := verdict(claim, fresh))["tests"] != found["tests"]:
-            problems.append(f"{claim['id']}: recorded {found['tests']}, computed {now['tests']}")
+            now = expected["verdict"]
+            what = f"recorded {said!r}, computed {now!r}" if said != now else "says something else"
+            problems.append(f"{claim['id']}: {what}")
+        elif fresh is not None and (tests := verdict(claim, fresh)["tests"]) != found["tests"]:
+            problems.append(f"{claim['id']}: recorded {found['tests']}, computed {tests}")
     strangers = recorded["verdicts"].keys() - {*ids}
     return problems + [f"{name}: recorded, and no claim" for name in sorted(strangers)]
 

@@ -77,9 +77,8 @@ class Table:
     def _row(self, claim: ledger.Claim) -> str:
         found = self.record["verdicts"][claim["id"]]
         quote = f"<q>{_text(claim['quote'])}</q> ({claim['from']})<br>" if claim["quote"] else ""
-        reason = f"<details><summary>why so</summary>{_text(claim['why'])}</details>"
-        if not claim["tests"]:
-            reason = ""
+        why = f"<details><summary>why so</summary>{_text(claim.get('why', ''))}</details>"
+        reason = why if claim["tests"] else ""
         stem = Path(claim["notebook"]).stem
         cells = (
             html.escape(found["verdict"]),
