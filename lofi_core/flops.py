@@ -1,4 +1,4 @@
-r"""What a prompt costs: floating-point operations of a decoder's prefill.
+r"""What a prompt costs: operations of a decoder's prefill, and bytes of its cache.
 
 For L tokens, width D, keys and values of width K, MLP width F and n layers, a multiply-add counted
 as two operations:
@@ -12,7 +12,7 @@ most half of it.
 
 from typing import Any
 
-__all__ = ["prefill_flops"]
+__all__ = ["cache_bytes", "prefill_flops"]
 
 
 def prefill_flops(config: Any, length: int) -> int:
@@ -37,8 +37,38 @@ def prefill_flops(config: Any, length: int) -> int:
     >>> round(prefill_flops(llama_7b, 640) / prefill_flops(llama_7b, 64), 1)
     10.2
     """
-    D, F = config.hidden_size, config.intermediate_size
-    heads = config.num_attention_heads
-    K = D // heads * (getattr(config, "num_key_value_heads", None) or heads)
+    D, F, K = config.hidden_size, config.intermediate_size, _key_width(config)
     layer = 2 * length * (2 * D * D + 2 * D * K) + 4 * length**2 * D + 6 * length * D * F
     return config.num_hidden_layers * layer + 2 * D * config.vocab_size
+
+
+def cache_bytes(config: Any, length: int, itemsize: int = 2) -> int:
+    """Count the bytes that the keys and values of a prompt take.
+
+    Parameters
+    ----------
+    config : transformers text configuration
+        Of a decoder whose layers all cache the whole prompt.
+    length : int
+        Tokens in the prompt, text and visual.
+    itemsize : int
+        Bytes a number: 2 in half precision.
+
+    Returns
+    -------
+    int
+        Bytes for one sequence.
+
+    Examples
+    --------
+    >>> from transformers import LlamaConfig
+    >>> cache_bytes(LlamaConfig(), 1)  # half a MiB a token
+    524288
+    """
+    return 2 * config.num_hidden_layers * length * _key_width(config) * itemsize
+
+
+def _key_width(config: Any) -> int:
+    heads = config.num_attention_heads
+    own = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return own * (getattr(config, "num_key_value_heads", None) or heads)

@@ -24,7 +24,7 @@ from lofi_core.scaling import ratio
 __all__ = ["ROUNDING", "purify", "subspace_iteration"]
 
 ROUNDING = 32  # eigenvalues up to this many eps, relative to the norm, may be rounding of a product
-_SLACK = 1e-3  # traces this close to k count as k: the next step pushes down, and rounding with it
+_SLACK = 1e-3  # traces this close to k count as k
 
 
 def purify(
@@ -67,19 +67,23 @@ def purify(
     wanted = 0 if energy is None else energy * _trace(X)
     start = X
     for step in range(steps):
-        square = X @ X
-        count, held = _trace(X), (X * start).sum((-2, -1))
+        square, count = X @ X, _trace(X)
         if energy is not None and step == steps // 2:
-            # What is missing, in units of the eigenvalues at the cut: those between 0 and 1 in X.
-            edge = X - square
-            at_cut = ratio((edge * start).sum((-2, -1)), _trace(edge).clamp(min=0))
-            target = torch.minimum((count + ratio(wanted - held, at_cut) - _SLACK).ceil(), rank)
-        above = count > target - _SLACK
+            missing = wanted - (X * start).sum((-2, -1))
+            target = torch.minimum((count + _directions(missing, X - square, start)).ceil(), rank)
+        # At the target the two maps take turns: each undoes what the other does to rounding.
+        above = count > target + (_SLACK if step % 2 else -_SLACK)
         if energy is not None and step < steps // 2:
-            above |= held > wanted
+            above |= (X * start).sum((-2, -1)) > wanted
         X = torch.where(above[..., None, None], square, 2 * X - square)
     square = X @ X
     return 3 * square - 2 * square @ X  # pushes both ways at once: what is nearly 0 or 1 gets there
+
+
+def _directions(energy: Tensor, edge: Tensor, T: Tensor) -> Tensor:
+    """Energy in units of the eigenvalues at the cut: those where ``edge = X - X^2`` isn't 0."""
+    at_cut = ratio((edge * T).sum((-2, -1)), _trace(edge).clamp(min=0))
+    return ratio(energy, at_cut) - _SLACK
 
 
 def _numerical_rank(X: Tensor) -> Tensor:

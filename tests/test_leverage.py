@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lofi_core import LoFi, SceneVQA, ask, scene_vlm
 from lofi_core.errors import LofiError
 from lofi_core.leverage import effective_dimension, leverage_scores, ridge_leverage_scores
+from lofi_core.projectors import Method, fastest
 from lofi_core.ranks import EffectiveRank, EnergyRank
 from lofi_core.spectrum import spectrum
+from lofi_core.subspaces import purify
 
 VECTORS = Path(__file__).parent / "vectors"
 METHODS = ["svd", "gram"]
@@ -273,6 +276,94 @@ def test_kvpress_vectors(name: str) -> None:
             assert top.equal(file["out.rank"])
 
 
+def decaying(*shape: int, power: float, seed: int = 0) -> Tensor:
+    """Float32 tokens with singular values j^-power about a mean: no gap but that between j's."""
+    rng = np.random.default_rng(seed)
+    U, _, Vt = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    s = np.arange(1, min(shape) + 1) ** -power
+    return torch.from_numpy((U * s) @ Vt + 0.1 * rng.normal(size=shape[-1])).float()
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("shape", [(96, 160), (160, 96)])
+@pytest.mark.parametrize("rank", [6, 24, EnergyRank(0.9), EffectiveRank(1.0)])
+@pytest.mark.parametrize("method", ["gram32", "purify", "subspace"])
+def test_fast_methods_stay_within_their_bounds(
+    method: Method, rank: int | EnergyRank | EffectiveRank, shape: tuple[int, int], power: float
+) -> None:
+    if method == "subspace" and not isinstance(rank, int):
+        pytest.skip("integers only")
+    X = decaying(*shape, power=power)
+    exact = leverage_scores(X.double(), rank, "svd", center=True)
+    scores = leverage_scores(X, rank, method, center=True)
+    assert scores.dtype == torch.float32 and scores.min() >= 0 and scores.max() <= 1
+    k = round(exact.sum().item())
+    assert scores.sum().item() == pytest.approx(k, abs=1e-2)
+    s = spectrum(X.double(), center=True).singular_values
+    gap = ((s[k - 1] ** 2 - s[k] ** 2) / s[0] ** 2).item()
+    bound = max(shape) * torch.finfo(torch.float32).eps / gap
+    if method == "subspace":
+        bound += ((s[2 * k + 16] / s[k - 1]) ** 16).item() if 2 * k + 16 < len(s) else 0
+    assert (scores - exact).abs().max() <= max(bound, 1e-5)
+    best = [set(x.topk(shape[0] // 4).indices.tolist()) for x in (scores, exact)]
+    assert len(best[0] & best[1]) >= 0.95 * len(best[1])
+
+
+@pytest.mark.parametrize("method", ["gram32", "purify", "subspace"])
+def test_fast_methods_on_degenerate_tokens(method: Method) -> None:
+    """More directions asked for than there are, equal tokens, none at all; batches equal images."""
+    rng = np.random.default_rng(1)
+    A = torch.from_numpy(rng.integers(-3, 4, (40, 3)) @ rng.integers(-3, 4, (3, 30))).float()
+    for X in (A, A.T):
+        scores = leverage_scores(X, 8, method)
+        np.testing.assert_allclose(scores, oracle(X, 3), atol=1e-3)
+    assert leverage_scores(torch.zeros(5, 4), 2, method).tolist() == [0] * 5
+    equal = torch.full((7, 3), 0.1)
+    assert leverage_scores(equal, 1, method, center=True).tolist() == [0] * 7
+    assert leverage_scores(equal, 1, method).tolist() == pytest.approx([1 / 7] * 7, abs=1e-5)
+    batch = torch.stack([decaying(40, 30, power=1.0, seed=i) for i in range(3)])
+    together = leverage_scores(batch, 4, method)
+    for X, scores in zip(batch, together, strict=True):
+        torch.testing.assert_close(leverage_scores(X, 4, method), scores, rtol=0, atol=1e-5)
+
+
+def test_purification_cuts_where_it_is_told() -> None:
+    T = torch.diag(torch.tensor([0.1, 3.0, 2.0, 1.0]))
+    for k in (1, 2, 3):
+        P = purify(T, k=torch.tensor(k))
+        torch.testing.assert_close(P @ P, P, rtol=0, atol=1e-5)
+        assert P.diagonal().round().tolist() == [0, 1, float(k > 1), float(k > 2)]
+    assert purify(T, energy=0.8).diagonal().round().tolist() == [0, 1, 1, 0]  # 5 of 6.1
+    assert purify(T, energy=1.0).trace().item() == pytest.approx(4, abs=1e-3)
+    tie = purify(torch.eye(4), k=torch.tensor(2))  # four directions share two places
+    torch.testing.assert_close(tie.diagonal(), torch.full((4,), 0.5), rtol=0, atol=0.1)
+
+
+def test_auto_takes_what_the_shape_allows() -> None:
+    small, wide, tall = torch.ones(144, 160), torch.ones(576, 1024), torch.ones(10_000, 1152)
+    assert fastest(small, 4) == fastest(small, EnergyRank(0.9)) == "gram"
+    assert fastest(wide.double(), 4) == fastest(wide, 64) == fastest(wide, lambda s: s) == "gram"
+    assert fastest(wide, 36) == fastest(tall, 72) == "subspace"
+    assert fastest(wide, EnergyRank(0.9)) == fastest(tall, EffectiveRank()) == "gram32"
+    assert fastest(wide, EnergyRank(1.0)) == fastest(wide, EnergyRank(0.999)) == "gram"
+    there = wide.to("meta")  # as any accelerator
+    assert fastest(there, 36) == "subspace"
+    assert fastest(there, 64) == fastest(there, EnergyRank(0.9)) == "purify"
+    X = decaying(300, 320, power=1.0)
+    for rank in (8, 100, EnergyRank(0.9)):
+        same = leverage_scores(X, rank, fastest(X, rank))
+        assert torch.equal(leverage_scores(X, rank, "auto"), same)
+
+
+def test_fast_methods_change_no_answer_of_the_shipped_model() -> None:
+    model, processor = scene_vlm.load()
+    scenes = [SceneVQA("test", seed=0)[i] for i in range(2)]
+    exact = ask(model, processor, scenes, LoFi(keep=0.25, method="svd"))
+    for method in ("auto", "gram32", "purify"):
+        fast = ask(model, processor, scenes, LoFi(keep=0.25, method=method))
+        assert fast.predicted.tolist() == exact.predicted.tolist(), method
+
+
 def test_no_gradients_but_no_complaint() -> None:
     X = tokens(5, 4).requires_grad_()
     assert not leverage_scores(X, 2).requires_grad
@@ -286,6 +377,10 @@ def test_bad_input() -> None:
             leverage_scores(X, rank)  # type: ignore[arg-type]
     with pytest.raises(LofiError, match="method='qr'"):
         leverage_scores(X, 2, method="qr")  # type: ignore[arg-type]
+    with pytest.raises(LofiError, match="subspace"):
+        leverage_scores(X, EnergyRank(0.9), method="subspace")
+    with pytest.raises(LofiError, match="purify"):
+        leverage_scores(X, lambda s: (s > 1).sum(-1), method="purify")
     for ridge in (0, -1.0, float("nan"), float("inf"), torch.tensor([1.0, -1.0]), torch.ones(3)):
         with pytest.raises(LofiError, match="ridge"):
             ridge_leverage_scores(X, ridge)

@@ -1,6 +1,7 @@
 """Spectrum, IPR and IPR paths against float64 SciPy, brute force, and what they must satisfy."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -141,6 +142,20 @@ def test_ipr_path_property(case: tuple[int, int, int, bool]) -> None:
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
     brute = torch.stack([spectrum(X[order[:m]], center=center).ipr for m in range(1, N + 1)])
     torch.testing.assert_close(ipr_path(X, order, center=center), brute, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_ipr_path_does_not_depend_on_its_blocks(
+    center: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = torch.stack([tokens(23, 9, seed=i) for i in range(2)])
+    order = torch.stack(
+        [torch.randperm(23, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
+    )
+    whole = ipr_path(X, order, center)
+    for rows in (1, 5, 22):
+        monkeypatch.setattr(sys.modules["lofi_core.spectrum"], "BLOCK", rows)
+        torch.testing.assert_close(ipr_path(X, order, center), whole, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("center", [False, True])
