@@ -99,7 +99,7 @@ def _veil(kept: list[int], grid: tuple[int, int], dim: float) -> str:
 
 
 def _png(image: Image.Image) -> str:
-    """Return a data address of the image in 64 colours."""
+    """Return a data address of the image in 256 colours."""
     out = io.BytesIO()
-    image.convert("RGB").quantize(64).save(out, "PNG", optimize=True)
+    image.convert("RGB").quantize(256).save(out, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
