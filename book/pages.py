@@ -33,7 +33,7 @@ class Chapter:
         text = notebook.cells[0].source
         parts = {
             "title": re.search(r"^# (.+)$", text, re.M),
-            "question": re.search(r"^\*\*([^*]+\?)\*\*$", text, re.M),
+            "question": re.search(r"^\*\*(.+\?)\*\*$", text, re.M),
             "minutes": re.search(r"\*\*Time to read:\*\* (\d+) minutes", text),
         }
         missing = [name for name, match in parts.items() if not match]
@@ -87,6 +87,7 @@ def figures_page(notebooks: Mapping[Path, NotebookNode]) -> str:
     ]
     for path, notebook in notebooks.items():
         named = [c.metadata.get("mystnb", {}).get("figure", {}) for c in notebook.cells]
-        lines += [f"## [](../notebooks/{path.name})", ""] if any(named) else []
+        title = Chapter.read(path, notebook).title
+        lines += [f"## [{title}](../notebooks/{path.name})", ""] if any(named) else []
         lines += [f"{{numref}}`{f['name']}`\n: {f['caption']}\n" for f in named if f.get("name")]
     return "\n".join(lines)

@@ -9,7 +9,9 @@ page numbers, and links that lead from chapter to chapter inside it.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import yaml
 from playwright.sync_api import Browser, sync_playwright
@@ -37,6 +39,11 @@ PREPARE = """async (prefix) => {
   await Promise.all([...document.images].map((img) => img.decode().catch(() => {})));
   await window.MathJax?.startup?.promise;
 }"""
+HEADINGS = """() => [...document.querySelectorAll("article :is(h1, h2, h3, h4)")].map((heading) => {
+  const copy = heading.cloneNode(true);
+  copy.querySelectorAll(".headerlink").forEach((link) => link.remove());
+  return copy.textContent.trim();
+})"""
 
 
 def main() -> int:
@@ -50,7 +57,7 @@ def main() -> int:
     with serve(SITE) as base, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         prints = [printed(browser, base, page) for page in pages]
-        book = bind(prints, pages, base)
+        book = bind(prints, base)
         stamp(book, PdfReader(BytesIO(numbers(browser, len(book.pages)))))
         browser.close()
     book.compress_identical_objects()
@@ -67,36 +74,64 @@ def toc_pages() -> Iterator[str]:
         yield from (chapter["file"] for chapter in part["chapters"])
 
 
-def printed(browser: Browser, base: str, name: str) -> PdfReader:
+@dataclass(frozen=True)
+class Print:
+    """One page of the site on paper, and its headings."""
+
+    name: str
+    content: PdfReader
+    headings: list[str]
+
+
+def printed(browser: Browser, base: str, name: str) -> Print:
     """Print one page."""
     page = browser.new_page(viewport={"width": 1000, "height": 1400}, color_scheme="light")
     page.goto(f"{base}/{name}.html", wait_until="load")
     page.evaluate(PREPARE, f"{name.rsplit('/', 1)[-1]}-")
+    headings = page.evaluate(HEADINGS)
     content = page.pdf(
         format="A4", margin=MARGINS, print_background=True, outline=True, tagged=True, scale=0.85
     )
     page.close()
-    return PdfReader(BytesIO(content))
+    return Print(name, PdfReader(BytesIO(content)), headings)
 
 
-def bind(prints: list[PdfReader], pages: list[str], base: str) -> PdfWriter:
-    """Join the prints, with their bookmarks, and let links between them stay inside."""
+def bind(prints: list[Print], base: str) -> PdfWriter:
+    """Join the prints, with bookmarks, and let links between them stay inside."""
     book, starts = PdfWriter(), {}
-    for name, content in zip(pages, prints, strict=True):
-        starts[f"{base}/{name}.html"] = len(book.pages)
-        book.append(content, import_outline=True)
+    for sheet in prints:
+        start = starts[f"{base}/{sheet.name}.html"] = len(book.pages)
+        book.append(sheet.content, import_outline=False)
+        add_bookmarks(book, sheet, sheet.content.outline, start, None)
     for page in book.pages:
         for reference in page.get("/Annots", ()):
             link = reference.get_object()
-            address = link.get("/A", {}).get("/URI", "")
-            if address.partition("#")[0] in starts:
-                place = book.pages[starts[address.partition("#")[0]]].indirect_reference
+            address = link.get("/A", {}).get("/URI", "").partition("#")[0]
+            if address in starts:
+                place = book.pages[starts[address]].indirect_reference
                 top = ArrayObject([place, NameObject("/FitH"), NumberObject(842)])
                 action = {NameObject("/S"): NameObject("/GoTo"), NameObject("/D"): top}
                 link[NameObject("/A")] = DictionaryObject(action)
     book.add_metadata({"/Title": "LoFi: leverage scores and the silent hazards of token pruning"})
     book.page_mode = "/UseOutlines"
     return book
+
+
+def add_bookmarks(book: PdfWriter, sheet: Print, items: list[Any], start: int, above: Any) -> None:
+    """Add a print's bookmarks below those of its kind; where Chromium ran words together, undo it.
+
+    A heading that wraps reaches the outline without the space, one that is split twice over.
+    """
+    whole = {"".join(heading.split()): heading for heading in sheet.headings}
+    last = above
+    for item in items:
+        if isinstance(item, list):
+            add_bookmarks(book, sheet, item, start, last)
+            continue
+        squeezed = "".join(str(item.title).split())
+        title = whole.get(squeezed) or whole.get(squeezed[: len(squeezed) // 2]) or item.title
+        place = sheet.content.get_destination_page_number(item)
+        last = book.add_outline_item(title=title, page_number=start + (place or 0), parent=above)
 
 
 def numbers(browser: Browser, count: int) -> bytes:

@@ -20,7 +20,7 @@ from lofi_core.answers import chat_inputs
 from lofi_core.scenes import Scene
 
 TARGET = Path(__file__).resolve().parent / "static" / "flip.png"
-SCENES = 150
+SCENES = 100
 KEEP = 0.25
 RIGHT, WRONG = "#0173b2", "#d55e00"  # of seaborn's colour-blind palette
 
@@ -46,10 +46,11 @@ def main() -> None:
 
 def totals(before: pd.DataFrame, after: pd.DataFrame) -> str:
     """Say what an accuracy table reports, and what it does not."""
+    rights = before.right.sum(), after.right.sum()
     flipped = (before.predicted != after.predicted).sum()
     return (
-        f"{len(before)} such questions: right answers {before.right.mean():.1%} → "
-        f"{after.right.mean():.1%}, changed answers {flipped}"
+        f"of {len(before)} answers, right: {rights[0]} → {rights[1]} ({rights[1] - rights[0]:+d}); "
+        f"changed: {flipped}"
     )
 
 

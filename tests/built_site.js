@@ -101,7 +101,8 @@ const dark = () => {
 
 // Faults that axe-core calls serious, as pairs of rule and text.
 const serious = async (rules) => {
-  const found = await axe.run(document, { runOnly: rules, resultTypes: ["violations"], preload: false });
+  const options = { runOnly: rules, resultTypes: ["violations"], preload: false };
+  const found = await axe.run(document, options);
   const bad = found.violations.filter((v) => ["serious", "critical"].includes(v.impact));
   const told = (v) => `${v.id}: ${v.nodes.length} times, as ${v.nodes[0].html.slice(0, 200)}`;
   return bad.map((v) => [v.id, told(v)]);

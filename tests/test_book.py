@@ -1,5 +1,6 @@
 """The book's pipeline, tested on notebooks made here; what it builds is in test_pages.py."""
 
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -9,7 +10,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from book import execute, gates
 from book.build import toc_notebooks
+from book.colab import with_install
+from book.links import addresses
+from book.pages import Chapter, figures_page, spoken, with_chapters
 from book.provenance import BuildInfo, status_page
+from book.repeat import differences
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMETERS = new_code_cell("profile = 'ci'\nseed = 0", metadata={"tags": ["parameters"]})
@@ -127,6 +132,28 @@ def test_a_cell_that_takes_too_long_fails(tmp_path: Path) -> None:
         execute.execute(path, tmp_path / "out" / path.name, {}, timeout=3)
 
 
+# The same twice
+
+
+@pytest.mark.slow
+def test_a_notebook_gives_the_same_output_twice_or_is_found_out(tmp_path: Path) -> None:
+    drawn = (
+        "import torch\nfrom lofi_core import plots\nplots.style()\n"
+        "g = torch.Generator().manual_seed(seed)\nimport matplotlib.pyplot as plt"
+    )
+    figure = "fig, ax = plt.subplots()\nax.plot(torch.randn(9, generator=g))\nfig"
+    moving = "plots.scrubber([plt.figure(), plt.figure()], 'k', 'Nothing.')"
+    path = written(tmp_path, drawn, figure, moving, "print(g.get_state().sum())", "print(id(g))")
+    runs = []
+    for name in ("first.ipynb", "second.ipynb"):
+        execute.execute(path, tmp_path / "out" / name, {}, timeout=300)
+        runs.append(nbformat.read(tmp_path / "out" / name, as_version=4))
+    (found,) = differences(*runs)
+    assert found.startswith("code cell 6 (print(id(g)))")
+    runs[0].cells[-1].metadata.tags = ["measures-time"]
+    assert differences(*runs) == []
+
+
 # Gates
 
 
@@ -182,3 +209,60 @@ def test_status_page_lists_notebooks_versions_and_commit() -> None:
     text = status_page(BuildInfo("ci", "cpu", "abc1234", "2026-01-05"), [record])
     for part in ("(../notebooks/01-trial.ipynb)", "12 s", "seed=3", "abc1234", "| torch |", "cpu"):
         assert part in text
+
+
+def test_first_page_gets_its_map_from_the_notebooks() -> None:
+    opening = "# A trial\n\n**Does *it* run?**\n\n**Time to read:** 70 minutes.\n"
+    path = Path("notebooks/01-trial.ipynb")
+    notebooks = {path: notebook_of(new_markdown_cell(opening))}
+    record = execute.Record(path, {}, 12.4, "2026-01-02T03:04Z", False)
+    index = (
+        "{time 01}, [one](notebooks/01-trial.ipynb), [two](notebooks/02-none.ipynb)\n\n% chapters\n"
+    )
+    text = with_chapters(index, notebooks, [record])
+    assert text.startswith("1 hour, [one](notebooks/01-trial.ipynb), two\n")
+    assert "| 1 | [A trial](notebooks/01-trial.ipynb) | Does *it* run? |" in text
+    assert "12\xa0s" in text and "70\xa0min" in text
+    with pytest.raises(SystemExit, match="does not state its minutes"):
+        Chapter.read(path, notebook_of(new_markdown_cell("# A trial\n\n**Does it?**")))
+
+
+def test_index_of_figures_lists_each_with_its_caption() -> None:
+    drawn = new_code_cell("plot()", metadata={"mystnb": FIGURE})
+    opening = new_markdown_cell("# A trial\n\n**Does it?**\n\n**Time to read:** 5 minutes.\n")
+    text = figures_page({Path("notebooks/01-trial.ipynb"): notebook_of(opening, drawn)})
+    assert "## [A trial](../notebooks/01-trial.ipynb)" in text
+    assert "{numref}`fig-two`\n: Two lines." in text
+
+
+def test_times_are_spoken() -> None:
+    assert [spoken(m) for m in (5, 60, 70, 100, 115)] == [
+        "5 minutes",
+        "1 hour",
+        "1 hour",
+        "1½ hours",
+        "2 hours",
+    ]
+
+
+def test_notebook_for_colab_installs_the_library_first() -> None:
+    notebook = notebook_of(new_markdown_cell("# Words"), PARAMETERS)
+    result = with_install(notebook, "https://github.com/a/b", "abc123")
+    assert [c.cell_type for c in result.cells] == ["markdown", "code", "code"]
+    cell = result.cells[1]
+    assert "git clone -q https://github.com/a/b" in cell.source and "abc123" in cell.source
+    assert cell.metadata.tags == ["remove-cell"], "the page does not show it"
+    assert len(notebook.cells) == 2, "the original is left alone"
+
+
+def test_addresses_are_cut_out_of_sentences(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "a.md").write_text("See [it](https://a.org/x_(y)), <https://b.org/z>.")
+    (tmp_path / "b.bib").write_text("@misc{k,\n  eprint = {2503.06794},\n}")
+    subprocess.run([*git, "add", "."], check=True)
+    assert addresses(tmp_path) == {
+        "https://a.org/x_(y)": {"a.md"},
+        "https://arxiv.org/abs/2503.06794": {"b.bib"},
+        "https://b.org/z": {"a.md"},
+    }

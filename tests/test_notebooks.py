@@ -10,6 +10,8 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from book.pages import Chapter
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST_CELL = 12
@@ -107,3 +109,31 @@ def test_randomness_is_seeded(notebook: NotebookNode) -> None:
 def test_no_titles_in_plots(notebook: NotebookNode) -> None:
     calls = re.compile(r"\.(set_title|suptitle)\(|plt\.title\(")
     assert not [c.source for c in code_cells(notebook) if calls.search(c.source)]
+
+
+def text_of(notebook: NotebookNode) -> str:
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def test_first_cell_states_question_prerequisites_and_time(notebook: NotebookNode) -> None:
+    chapter = Chapter.read(Path("this"), notebook)
+    assert 5 <= chapter.minutes <= 90
+    opening = notebook.cells[0].source
+    assert "| Concept | Importance | Notes |" in opening
+    assert "**What you need:**" in opening
+
+
+def test_chapter_draws_its_conclusions_and_leads_on(notebook: NotebookNode) -> None:
+    text = text_of(notebook)
+    assert text.count("```{admonition} Takeaway") >= 3
+    assert "\n## Summary\n" in text
+    assert re.search(r"\*\*(Next|The end)", text.partition("\n## Summary\n")[2])
+
+
+def test_every_exercise_has_a_folded_solution_and_a_time(notebook: NotebookNode) -> None:
+    text = text_of(notebook)
+    exercises = re.findall(r"\{exercise-start\}.*\n:label: (\S+)\n", text)
+    solutions = re.findall(r"\{solution-start\} (\S+)\n:class: dropdown\n", text)
+    assert exercises and exercises == solutions
+    bodies = re.findall(r"\{exercise-start\}(.*?)\{exercise-end\}", text, re.S)
+    assert all(re.search(r"\d+ minutes|an evening", body) for body in bodies)

@@ -4,8 +4,8 @@ Repository, issue and source buttons need the address of the repository: `BOOK_R
 the remote "origin", or else there are no buttons (a dead button is worse than none). Source is
 shown at the commit that the book was built from. A Colab button needs a notebook that installs the
 library first (book/colab.py), on the branch that `BOOK_COLAB_REF` names. The foot of each page is
-made from the file that `BOOK_BUILD` names. Pictures load late. And bars in docstrings are absolute
-values.
+made from the file that `BOOK_BUILD` names. Pictures of chapters load late. And bars in docstrings
+are absolute values.
 """
 
 import html
@@ -45,9 +45,10 @@ def configure(app: Any, config: Any) -> None:
 
 
 def load_late(app: Any, doctree: nodes.document, page: str) -> None:
-    """Let browsers fetch all pictures but the first when a reader comes near them."""
-    for image in list(doctree.findall(nodes.image))[1:]:
-        image["loading"] = "lazy"
+    """Let browsers fetch the pictures of a chapter when a reader comes near them."""
+    for image in doctree.findall(nodes.image):
+        if page.startswith("notebooks/"):
+            image["loading"] = "lazy"
 
 
 def build_facts() -> dict[str, Any]:
