@@ -18,7 +18,7 @@ from lofi_core.browse import KINDS
 from lofi_core.plots import METHOD_COLORS
 from lofi_core.scrub import INK
 
-__all__ = ["plot_budgets", "plot_flows", "plot_hazard"]
+__all__ = ["plot_budgets", "plot_flows", "plot_hazard", "plot_levels"]
 
 FAINT = "#c9c9c9"
 # Relatives share a colour and differ by line and marker.
@@ -33,7 +33,9 @@ STYLES: dict[str, dict[str, str]] = {
 }
 
 
-def plot_hazard(table: pd.DataFrame, highlight: Sequence[str], ax: Axes | None = None) -> Axes:
+def plot_hazard(
+    table: pd.DataFrame, highlight: Sequence[str], loss: float = 0.15, ax: Axes | None = None
+) -> Axes:
     """Draw flip rate over accuracy change, a point a method and budget, budgets joined by a line.
 
     Below the two grey edges nothing can be: ``flip rate >= |accuracy change|``.
@@ -44,6 +46,8 @@ def plot_hazard(table: pd.DataFrame, highlight: Sequence[str], ax: Axes | None =
         With ``method``, ``budget``, ``accuracy_change`` and ``flip_rate``.
     highlight : sequence of str
         Methods to colour and label.
+    loss : float
+        Where the frame ends; points of a greater loss of accuracy are outside.
     ax : Axes, optional
         Where to draw; by default a new figure.
 
@@ -59,21 +63,20 @@ def plot_hazard(table: pd.DataFrame, highlight: Sequence[str], ax: Axes | None =
     (2, 'accuracy change, points')
     >>> plt.close(ax.figure)
     """
-    ax = ax or plt.figure(figsize=(6.4, 4.4)).add_subplot()
+    ax = ax or plt.figure(figsize=(7.5, 4.4)).add_subplot()
     for method, part in _in_order(table, highlight):
         x, y = part["accuracy_change"], part["flip_rate"]
         ax.plot(x, y, **_look(method, highlight))
-    left, right = ax.get_xlim()
-    reach = max(-left, right, 0.02)
-    ax.set_xlim(left - 0.01, max(right, 0.03))
-    ax.set_ylim(0, None)
-    edge = np.array([-reach - 1, 0, reach + 1])
+    inside = table[table["accuracy_change"] >= -loss]
+    ax.set_xlim(-loss, max(0.02, 1.1 * inside["accuracy_change"].max()))
+    ax.set_ylim(0, max(0.02, 1.05 * inside["flip_rate"].max()))
+    edge = np.array([-1, 0, 1])
     ax.fill_between(edge, np.abs(edge), color="#808080", alpha=0.15, lw=0)
     ax.axvline(0, color=INK, lw=0.8)
     ax.set(xlabel="accuracy change, points", ylabel="answers changed")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.legend(title=None)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
@@ -111,7 +114,7 @@ def plot_budgets(
     [0.2, 0.1]
     >>> plt.close(ax.figure)
     """
-    ax = ax or plt.figure(figsize=(6.4, 4.2)).add_subplot()
+    ax = ax or plt.figure(figsize=(7.5, 4.2)).add_subplot()
     for method, part in _in_order(table, highlight):
         part = part.sort_values(x)
         ax.plot(part[x], part[y], **_look(method, highlight))
@@ -125,7 +128,7 @@ def plot_budgets(
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     ax.set(xlabel="visual tokens kept (measured)", ylabel=y.replace("_", " "))
-    ax.legend(title=None)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
@@ -163,11 +166,50 @@ def plot_flows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.barh(names, width, left=left, color=KINDS[kind], label=kind.replace("_", " "))
     ax.plot(gain - loss, names, "D", color=INK, ms=5, label="accuracy change")
     ax.axvline(0, color=INK, lw=0.8)
-    ax.invert_yaxis()
+    ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.xaxis.set_major_formatter(lambda v, _: f"{abs(v):.0%}")
     ax.set(xlabel="share of all answers", ylabel="")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    return ax
+
+
+def plot_levels(table: pd.DataFrame, highlight: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Draw one share with its interval for each level of something, methods side by side.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With ``method``, ``level`` (in the order to be drawn), ``value``, ``low`` and ``high``.
+    highlight : sequence of str
+        The methods to draw.
+    ax : Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Examples
+    --------
+    >>> row = {"method": "lofi", "level": "small", "value": 0.2, "low": 0.1, "high": 0.3}
+    >>> ax = plot_levels(pd.DataFrame([row]), ["lofi"])
+    >>> [label.get_text() for label in ax.get_xticklabels()]
+    ['small']
+    >>> plt.close(ax.figure)
+    """
+    ax = ax or plt.figure().add_subplot()
+    names = list(dict.fromkeys(table["level"]))
+    shifts = np.linspace(-0.27, 0.27, len(highlight)) if len(highlight) > 1 else [0.0]
+    for method, shift in zip(highlight, shifts, strict=True):
+        part = table[table.method == method]
+        at = np.array([names.index(level) for level in part["level"]]) + shift
+        reach = [part["value"] - part["low"], part["high"] - part["value"]]
+        look = _look(method, highlight) | {"ls": "none", "ms": 5, "elinewidth": 1.2}
+        ax.errorbar(at, part["value"], yerr=reach, **look)
+    ax.set_xticks(range(len(names)), names, rotation=50, ha="right", rotation_mode="anchor")
+    ax.grid(axis="x", visible=False)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax
 
 
