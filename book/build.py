@@ -24,7 +24,7 @@ from book import gates
 from book._ext.book_extras import repository_url
 from book.colab import with_install
 from book.execute import Failed, Record, Runner, load_profile
-from book.pages import figures_page, with_chapters
+from book.pages import figures_page, with_chapters, without_dead_links
 from book.provenance import BuildInfo, full_commit, status_page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +32,7 @@ BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
 FACTS = BUILD / "facts.json"
 PAGES = ("_config.yml", "_toc.yml", "index.md", "book")
-NOT_PAGES = shutil.ignore_patterns("*.py", "__pycache__", "profiles")
+NOT_PAGES = shutil.ignore_patterns("*.py", "__pycache__", "profiles", "results")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,6 +126,8 @@ def write_pages(info: BuildInfo, records: list[Record]) -> None:
     index = STAGE / "index.md"
     index.write_text(with_chapters(index.read_text(), notebooks, records))
     (STAGE / "book" / "figures.md").write_text(figures_page(notebooks))
+    for page in STAGE.rglob("*.md"):
+        page.write_text(without_dead_links(page.read_text(), {path.stem for path in notebooks}))
     (STAGE / "book" / "status.md").write_text(status_page(info, records))
     FACTS.write_text(info.facts(records))
 

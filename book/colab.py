@@ -22,12 +22,14 @@ from book.provenance import full_commit
 
 INSTALL = """\
 # On Colab: fetch the library and the results that belong to this notebook.
+import sys
 from pathlib import Path
 
 if not Path("../lofi_core").exists():
     !git clone -q {url} lofi-book && git -C lofi-book checkout -q {commit}
-    %pip install -q ./lofi-book
-    %cd -q lofi-book/notebooks"""
+    %pip install -q "./lofi-book[eval]"
+    %cd -q lofi-book/notebooks
+sys.path.insert(0, str(Path("..").resolve()))"""
 
 
 def with_install(notebook: NotebookNode, url: str, commit: str) -> NotebookNode:

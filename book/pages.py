@@ -5,7 +5,7 @@ nowhere else; how long it runs was measured.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from book.execute import Record
 
 HERE = "% chapters"  # a comment in index.md, where the map goes
 TIME = re.compile(r"\{time ([\d ]+)\}")  # such as {time 01 02}: the reading time of these chapters
-LINK = re.compile(r"\[([^]]*)\]\(notebooks/([\w-]+)\.ipynb\)")
+LINK = re.compile(r"\[([^]]*)\]\((?:\.\./)?notebooks/([\w-]+)\.ipynb\)")
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,12 @@ def with_chapters(index: str, notebooks: Mapping[Path, NotebookNode], records: l
     def reading_time(match: re.Match[str]) -> str:
         return spoken(sum(minutes.get(number, 0) for number in match[1].split()))
 
-    def link(match: re.Match[str]) -> str:
-        return match[0] if match[2] in chapters else match[1]
+    return TIME.sub(reading_time, index).replace(HERE, "\n".join(table))
 
-    return TIME.sub(reading_time, LINK.sub(link, index)).replace(HERE, "\n".join(table))
+
+def without_dead_links(page: str, stems: Collection[str]) -> str:
+    """Leave the words of links to chapters that this build does not have."""
+    return LINK.sub(lambda match: match[0] if match[2] in stems else match[1], page)
 
 
 def spoken(minutes: int) -> str:
