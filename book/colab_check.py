@@ -48,8 +48,8 @@ def main(names: Sequence[str] | None = None) -> int:
             f"{path.name:40s} {time.perf_counter() - start:7.1f} s  {problem or 'ran'}", flush=True
         )
         failed += bool(problem)
-    changed = {name: (old, versions().get(name)) for name, old in before.items()}
-    changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
+    after = versions()
+    changed = {n: (old, after.get(n)) for n, old in before.items() if old != after.get(n)}
     if changed:
         print(f"installing changed {changed}; these come with Colab and must stay")
     return int(failed > 0 or bool(changed))
