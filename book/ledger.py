@@ -75,12 +75,14 @@ def judge(test: Mapping[str, Any], figures: Figures) -> str:
     if "missing" in figure:
         return "no data"
     low, high = limits(test)
-    strict = {"above", "below"} & test.keys()  # a figure at the limit itself is not beyond it
-    if strict and figure["low"] == figure["high"] in (low, high):
-        return "fails"
-    if low <= figure["low"] and figure["high"] <= high:
-        return "holds"
-    return "fails" if figure["high"] < low or figure["low"] > high else "open"
+    if "above" in test:  # and a figure at the limit is not beyond it
+        inside, outside = figure["low"] > low, figure["high"] <= low
+    elif "below" in test:
+        inside, outside = figure["high"] < high, figure["low"] >= high
+    else:
+        inside = low <= figure["low"] and figure["high"] <= high
+        outside = figure["high"] < low or figure["low"] > high
+    return "holds" if inside else "fails" if outside else "open"
 
 
 def verdict(claim: Claim, figures: Figures) -> dict[str, Any]:

@@ -214,7 +214,7 @@ class Evidence:
     def sampled(self, values: np.ndarray, unit: str, what: str, n: int | None = None) -> Figure:
         """Return a figure of (1 + draws,) values of `Means`."""
         low, high = np.quantile(values[1:], [0.025, 0.975])
-        n = int(self.means.asked.max()) if n is None else n
+        n = int(np.median(self.means.asked)) if n is None else n  # random has several seeds
         return self.figure(float(values[0]), float(low), float(high), n, self.means.images)(
             unit, what
         )

@@ -210,6 +210,8 @@ def figure(low: float, high: float, **more: Any) -> dict[str, Any]:
         ({"above": 0}, -0.1, 0.2, "open"),
         ({"above": 0}, -0.2, -0.1, "fails"),
         ({"above": 0}, 0.0, 0.0, "fails"),
+        ({"above": 0}, 0.0, 0.1, "open"),
+        ({"below": 0.5}, 0.5, 0.5, "fails"),
         ({"below": 0.5}, 0.1, 0.2, "holds"),
         ({"below": 0.5}, 0.6, 0.7, "fails"),
         ({"between": [-0.1, 0.1]}, -0.1, 0.1, "holds"),
