@@ -44,7 +44,7 @@ def measure(
     functions: Mapping[str, Callable[[], object]],
     device: torch.device,
     repeats: int,
-    budget: float = 20.0,
+    budget: float = 10.0,
 ) -> dict[str, Row]:
     """Time functions in turns, so that what else goes on in the machine meets all of them alike.
 

@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> Path:
 
 def parts(device: torch.device, quick: bool) -> dict[str, Callable[[], list[Row]]]:
     """Name each part and say how to run it; ``quick`` is the rehearsal, in small shapes."""
-    cuda, repeats = device.type == "cuda", 1 if quick else 9
+    cuda = device.type == "cuda"
+    repeats = 1 if quick else 9 if cuda else 5
     shapes = ((1, 48, 64), (2, 48, 64), (1, 96, 64)) if quick else SHAPES
     sizes = (48, 96) if quick else SIZES
 
