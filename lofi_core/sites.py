@@ -12,35 +12,22 @@ layer of the language model gives. With X (N x D) the tokens of the unpruned mod
                                       singular vectors of X_c and Y_c; the cosines of the principal
                                       angles are the singular values of V_k^T W_k
 
-and, for the prompt as a whole, the cosine distance of the last token's final hidden state.
+`lofi_core.states` reads the tokens off a model.
 """
 
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 from torch.nn.utils.rnn import pad_sequence
 
-from lofi_core.encoding import EncodedInputs
 from lofi_core.errors import LofiError, check_tokens
-from lofi_core.pruners import Pruner
 from lofi_core.ranks import EnergyRank, RankRule
 from lofi_core.spectrum import Spectrum, ipr, unit_scale
 
-__all__ = [
-    "IPRS",
-    "SiteReference",
-    "Sites",
-    "compare_sites",
-    "read_sites",
-    "split_sites",
-    "text_iprs",
-]
+__all__ = ["IPRS", "SiteReference", "text_iprs"]
 
 IPRS = ("ipr", "ipr_centered", "amplitude_ipr", "amplitude_ipr_centered")
 _NINE_TENTHS = EnergyRank(0.9)
@@ -183,115 +170,3 @@ def text_iprs(states: Sequence[Tensor]) -> Tensor:
     padded = pad_sequence([x.double() for x in states], batch_first=True)
     centred = pad_sequence([x.double() - x.double().mean(0) for x in states], batch_first=True)
     return torch.stack((ipr(padded), ipr(centred)), -1).float()
-
-
-@dataclass(frozen=True, eq=False)
-class Sites:
-    """Tokens of B prompts with one image each, at every site.
-
-    Parameters
-    ----------
-    visual : dict of str to list of B Tensors, shape (m_b, D)
-        Visual tokens by site: "encoder", "projector", "layer 1", ... The last layer is read after
-        the final norm. A merging pruner's tokens have no counterpart at the encoder.
-    text : dict of str to list of B Tensors, shape (L_b, D)
-        The tokens after the image, by layer.
-    last : Tensor, shape (B, D)
-        Final hidden state of each prompt's last token.
-    """
-
-    visual: dict[str, list[Tensor]]
-    text: dict[str, list[Tensor]]
-    last: Tensor
-
-
-@torch.inference_mode()
-def read_sites(encoded: EncodedInputs, pruner: Pruner) -> Sites:
-    """Run a model under a pruner and read its tokens at every site.
-
-    Parameters
-    ----------
-    encoded : EncodedInputs
-        One image a prompt, encoded with ``needs`` of the pruner and ``"encoded"``. For the unpruned
-        model let the pruner keep everything.
-    pruner : Pruner
-        One that acts before the language model.
-
-    Raises
-    ------
-    LofiError
-        If a prompt does not hold exactly one image, or there is nothing to read at the encoder.
-    """
-    rows = [picture.row for picture in encoded.pictures]
-    if rows != [*range(len(encoded.inputs["input_ids"]))]:
-        raise LofiError(
-            f"read_sites: pictures in rows {rows} of {len(encoded.inputs['input_ids'])} prompts; "
-            "expected one image each"
-        )
-    model, inputs = encoded.model, encoded.prune(pruner)
-    output = model(**inputs, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    visual = ids == model.config.image_token_id
-    after = real & ~visual.flip(-1).cummax(-1).values.flip(-1)
-    ends = torch.arange(ids.shape[1], device=ids.device).mul(real).argmax(-1)
-    last = output.hidden_states[-1][torch.arange(len(ids)), ends]
-    kept = [image.kept for image in inputs.report.images]
-    encoder = _encoder_tokens(encoded, kept)
-    return split_sites(encoder, output.hidden_states, visual, after, last)
-
-
-def split_sites(
-    encoder: list[Tensor], hidden: Sequence[Tensor], visual: Tensor, text: Tensor, last: Tensor
-) -> Sites:
-    """Sort hidden states (B, L, D), as a Hugging Face model returns them, by site and kind."""
-    names = ["projector", *(f"layer {i}" for i in range(1, len(hidden)))]
-
-    def parts(of: Tensor) -> dict[str, list[Tensor]]:
-        return {n: [h[b, of[b]] for b in range(len(h))] for n, h in zip(names, hidden, strict=True)}
-
-    words = parts(text)
-    del words["projector"]  # there, words are the embedding table's rows
-    return Sites({"encoder": encoder} | parts(visual), words, last)
-
-
-def _encoder_tokens(encoded: EncodedInputs, kept: Sequence[Tensor]) -> list[Tensor]:
-    if missing := [p.row for p in encoded.pictures if "encoded" not in p.known]:
-        raise LofiError(
-            f"read_sites: nothing recorded at the encoder of prompts {missing}; expected "
-            "encode_inputs(model, inputs, needs=[..., 'encoded'])"
-        )
-    pairs = zip(encoded.pictures, kept, strict=True)
-    return [picture.known["encoded"][k.to(picture.features.device)] for picture, k in pairs]
-
-
-def compare_sites(before: Sites, after: Sites, rank: RankRule = _NINE_TENTHS) -> pd.DataFrame:
-    """Compare a pruned model with the unpruned one at every site.
-
-    Parameters
-    ----------
-    before, after : Sites
-        Of the same prompts, unpruned and pruned.
-    rank : RankRule
-        See `SiteReference`.
-
-    Returns
-    -------
-    DataFrame
-        One row a prompt, site and kind of token: ``row``, ``site``, ``tokens`` ("visual" or
-        "text"), the figures of `SiteReference` (for text just the two IPRs by energy), and
-        ``hidden_distance``, the cosine distance of the last hidden state, the same for all of a
-        prompt's rows.
-    """
-    hidden = (1 - cosine_similarity(before.last.float(), after.last.float(), dim=-1)).tolist()
-    rows: list[dict[str, Any]] = []
-    for site, states in after.visual.items():
-        for b, Y in enumerate(states):
-            figures = SiteReference(before.visual[site][b][None], rank).figures(Y[None])
-            values = {name: value.item() for name, value in figures.items()}
-            rows.append({"row": b, "site": site, "tokens": "visual", **values})
-    for site, states in after.text.items():
-        for b, (plain, centred) in enumerate(text_iprs(states).tolist()):
-            values = {"ipr": plain, "ipr_centered": centred}
-            rows.append({"row": b, "site": site, "tokens": "text", **values})
-    return pd.DataFrame([row | {"hidden_distance": hidden[row["row"]]} for row in rows])

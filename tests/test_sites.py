@@ -15,7 +15,8 @@ from lofi_core.errors import LofiError
 from lofi_core.pruners import AveragePool, LoFi, Random
 from lofi_core.scene_vlm import load
 from lofi_core.scenes import SceneVQA
-from lofi_core.sites import IPRS, SiteReference, compare_sites, read_sites, text_iprs
+from lofi_core.sites import IPRS, SiteReference, text_iprs
+from lofi_core.states import compare_sites, read_sites
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
