@@ -39,7 +39,7 @@ def main() -> None:
     inputs = chat_inputs(processor, [(scenes[number].image, question.text)])
     image = prune_inputs(model, inputs, LoFi(keep=KEEP)).report.images[0]
     figure = draw(scenes[number], question.text, image, before.loc[chosen], after.loc[chosen])
-    figure.text(0.5, 0.02, totals(before, after), ha="center", fontsize=11, color="#444444")
+    figure.text(0.5, 0.02, totals(before, after), ha="center", fontsize=13, color="#444444")
     figure.savefig(TARGET, dpi=160, facecolor="white")
     print(TARGET)
 
@@ -69,7 +69,7 @@ def draw(scene: Scene, question: str, image: object, before: pd.Series, after: p
         plots.show_kept(scene.image, patches, grid, ax=ax, dim=0.9)
         color = RIGHT if row.right else WRONG
         middle = left + 0.2
-        figure.text(middle, 0.225, label, ha="center", va="center", fontsize=11, color="#444444")
+        figure.text(middle, 0.225, label, ha="center", va="center", fontsize=13, color="#444444")
         mark = "✓" if row.right else "✗"
         said = f"“{row.predicted}” {mark}"
         figure.text(middle, 0.14, said, ha="center", va="center", fontsize=24, color=color)
@@ -79,7 +79,7 @@ def draw(scene: Scene, question: str, image: object, before: pd.Series, after: p
             f"{max(row.probabilities):.0%} sure",
             ha="center",
             va="center",
-            fontsize=11,
+            fontsize=13,
             color=color,
         )
     figure.text(0.5, 0.56, "→", ha="center", va="center", fontsize=26, color="#444444")

@@ -96,7 +96,7 @@ const dark = () => {
   for (const img of document.querySelectorAll(".cell_output img"))
     if (light(behind(img)) < 0.8 && !img.closest(".flip-card"))
       out.push("figure on a dark ground: " + (img.alt || img.src).slice(0, 80));
-  return out;
+  return [...new Set(out)];
 };
 
 // Faults that axe-core calls serious, as pairs of rule and text.
