@@ -207,8 +207,9 @@ def _card(flip: Flip) -> str:
         (Image.fromarray(kept), f"{n} of {total} kept", f"The scene, {n} of {total} patches kept"),
     ]
     figures = "".join(
-        f'<div style="text-align: center"><img src="{_address(image)}" alt="{alt}" width="168" '
-        f'height="168" style="image-rendering: pixelated"><br><small>{label}</small></div>'
+        f'<div style="flex: 0 1 168px; min-width: 7rem; text-align: center"><img alt="{alt}" '
+        f'src="{_address(image)}" style="width: 100%; image-rendering: pixelated"><br>'
+        f"<small>{label}</small></div>"
         for image, label, alt in pictures
     )
     sure = ["" if flip.sure is None else f" ({p:.0%})" for p in flip.sure or (0.0, 0.0)]
@@ -220,8 +221,8 @@ def _card(flip: Flip) -> str:
     )
     return (
         '<div style="display: flex; flex-wrap: wrap; gap: 1rem; align-items: center">'
-        f'{figures}<div style="flex: 1 1 14rem"><div><b>{html.escape(flip.question)}</b></div>'
-        f"{lines}<div>right answer: {html.escape(flip.truth)}</div>"
+        f'{figures}<div style="flex: 1 1 14rem; text-align: left">'
+        f"<div><b>{html.escape(flip.question)}</b></div>{lines}<div>right answer: {html.escape(flip.truth)}</div>"
         f"<div>{swatch(flip.kind)} {spoken(flip.kind)}</div></div></div>"
     )
 

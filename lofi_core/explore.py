@@ -43,7 +43,7 @@ class Explorer:
 
     def __init__(self, table: pd.DataFrame) -> None:
         rows = table.assign(flipped=table[list(KINDS)].sum(axis=1))
-        self.methods = sorted(rows.method.unique())
+        self.methods = sorted(rows.method.unique(), key=lambda name: (name != "lofi", name))
         self.budgets = sorted(rows.budget.unique(), reverse=True)
         ends = rows[["flipped", "high"]] if "high" in rows else rows[["flipped"]]
         full = float(ends.max(axis=None)) or 1.0
@@ -170,13 +170,14 @@ def _bars(rows: pd.DataFrame, full: float) -> str:
         name = html.escape(row.method)
         lines.append(
             f'<tr data-method="{name}" data-said="{html.escape(_sentence(row))}">'
-            f'<th scope="row" style="text-align: left">{name}</th>'
+            f'<th scope="row" style="text-align: left; font-weight: inherit">{name}</th>'
             f'<td style="width: 60%"><div style="position: relative; display: flex">{parts}{ends}'
             f"</div></td><td>{row.flipped:.1%}</td><td>{change:+.1f}</td></tr>"
         )
     key = ", ".join(f"{swatch(kind)} {spoken(kind)}" for kind in KINDS)
     return (
-        '<table style="width: 100%; text-align: right"><thead><tr><th scope="col">method</th>'
+        '<table style="width: 100%; text-align: right"><thead><tr>'
+        '<th scope="col" style="text-align: left">method</th>'
         f'<th scope="col" style="text-align: left; font-weight: normal">{key}</th>'
         '<th scope="col">flips</th><th scope="col">accuracy, points</th></tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table>"
