@@ -1,4 +1,8 @@
-"""Time functions side by side, and say on what machine."""
+"""Time functions side by side, and say on what machine.
+
+On a GPU the clock is the wall's. On a CPU it is that of the processor, and everything runs in one
+thread: on an idle machine the two clocks then agree, and on a busy one only this one is of use.
+"""
 
 import os
 import platform
@@ -21,6 +25,7 @@ def machine(device: torch.device) -> Row:
     return {
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "type": device.type,
+        "clock": "wall" if cuda else "processor",
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
@@ -44,22 +49,21 @@ def measure(
     functions: Mapping[str, Callable[[], object]],
     device: torch.device,
     repeats: int,
-    budget: float = 10.0,
+    budget: float = 4.0,
 ) -> dict[str, Row]:
     """Time functions in turns, so that what else goes on in the machine meets all of them alike.
 
-    Each runs once unmeasured, then ``repeats`` times, fewer if it has taken ``budget`` seconds (but
-    no less than 3 times, or ``repeats``). Returns by name: median, quartiles and fastest, in
-    seconds, and the number of repeats.
+    Each runs once unmeasured, then ``repeats`` times, or until it has taken ``budget`` seconds;
+    where the first run alone takes a tenth of that, it counts too. Returns by name: median,
+    quartiles and fastest, in seconds, and the number of measured runs.
     """
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        _run(function, device)
-    for turn in range(repeats):
+    times = {name: [_run(function, device)] for name, function in functions.items()}
+    for _ in range(repeats):
         for name, function in functions.items():
-            if turn < 3 or sum(times[name]) < budget:
+            if sum(times[name]) < budget:
                 times[name].append(_run(function, device))
-    return {name: summary(values) for name, values in times.items()}
+    slow = {name: values[0] > budget / 10 for name, values in times.items()}
+    return {name: summary(values[not slow[name] :]) for name, values in times.items()}
 
 
 def summary(values: list[float]) -> Row:
@@ -71,10 +75,11 @@ def summary(values: list[float]) -> Row:
 
 def _run(function: Callable[[], object], device: torch.device) -> float:
     _wait(device)
-    start = time.perf_counter()
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    start = clock()
     result = function()
     _wait(device)
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     del result  # freeing memory isn't timed
     return seconds
 

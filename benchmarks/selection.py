@@ -47,7 +47,7 @@ def selection(
             name: partial(pruner, visual) for name, pruner in pruners.items()
         }
         timed[PUBLISHED] = partial(published_divprune, visual.projected[0], round(KEEP * N))
-        for name, row in measure(timed, device, repeats, budget=5.0).items():
+        for name, row in measure(timed, device, repeats).items():
             with Counting() as counted:
                 timed[name]()
             counts = {"bytes": counted.peak, "operations": counted.launches, "waits": counted.waits}
@@ -73,7 +73,7 @@ def greedy(device: torch.device, repeats: int, B: int = 16, N: int = 576) -> lis
     timed: dict[str, Callable[[], object]] = dict(loops)
     if device.type == "cuda":
         timed |= {f"{name}, captured": _captured(loop) for name, loop in loops.items()}
-    found = measure(timed, device, repeats, budget=5.0)
+    found = measure(timed, device, repeats)
     return [{"loop": name, "B": B, "N": N, "m": m} | row for name, row in found.items()]
 
 
