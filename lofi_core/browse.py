@@ -222,7 +222,8 @@ def _card(flip: Flip) -> str:
     return (
         '<div style="display: flex; flex-wrap: wrap; gap: 1rem; align-items: center">'
         f'{figures}<div style="flex: 1 1 14rem; text-align: left">'
-        f"<div><b>{html.escape(flip.question)}</b></div>{lines}<div>right answer: {html.escape(flip.truth)}</div>"
+        f"<div><b>{html.escape(flip.question)}</b></div>"
+        f"{lines}<div>right answer: {html.escape(flip.truth)}</div>"
         f"<div>{swatch(flip.kind)} {spoken(flip.kind)}</div></div></div>"
     )
 
