@@ -1,6 +1,8 @@
 """The ledger: figures against brute force, verdicts by the rule, and a check that can fail."""
 
+import importlib.util
 import json
+import re
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +11,12 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from docutils.core import publish_doctree
+from docutils.parsers.rst import roles
 
-from book import ledger, metrics
+from book import exact, ledger, metrics
 from book.metrics import BUDGETS, METRICS, Evidence, compute
+from lofi_core.statistics import clustered_means
 
 ALL_BUDGETS = (0.75, 0.5, 0.33, 0.22, 0.11, 0.05)
 LABELS = {  # how often answers flip at a half, relative to each other
@@ -143,8 +148,6 @@ def test_a_method_counts_at_the_budgets_it_kept_to(
 
 
 def test_intervals_are_those_of_clustered_means(evidence: Evidence, made: dict[str, Any]) -> None:
-    from lofi_core.statistics import clustered_means
-
     rows = evidence.answers
     mine = rows[(rows.label == "lofi") & (rows.budget == 0.22) & (rows.group == "main")]
     agree = pd.DataFrame({"x": 1.0 - mine.flip})
@@ -408,11 +411,61 @@ def test_prose_types_no_figures(name: str, text: str) -> None:
 
 @pytest.mark.parametrize(("name", "text"), prose(), ids=lambda x: x if len(x) < 40 else "")
 def test_prose_quotes_known_figures(name: str, text: str) -> None:
-    import re
-
     assert {*re.findall(r"\{metric\}`([^`]+)`", text)} <= METRICS.keys()
     ids = {claim["id"] for claim in ledger.read()}
     assert {*re.findall(r"\{verdict\}`([^`]+)`", text)} <= ids
+
+
+def publish(text: str, record: dict[str, Any], monkeypatch: Any) -> str:
+    """Render a line with the roles of the Sphinx extension."""
+    path = ledger.ROOT / "book" / "_ext" / "ledger_roles.py"
+    spec = importlib.util.spec_from_file_location("ledger_roles", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "recorded", lambda: record)
+    for role in ("metric", "verdict"):
+        monkeypatch.setitem(roles._roles, role, getattr(module, role))
+    return publish_doctree(text, settings_overrides={"report_level": 5}).pformat()
+
+
+def test_pages_take_figures_from_the_record(made: dict[str, Any], monkeypatch: Any) -> None:
+    page = publish(":metric:`lofi.lead.random`, :verdict:`deflation`", made, monkeypatch)
+    assert ledger.show(made["metrics"]["lofi.lead.random"]) in page
+    assert made["verdicts"]["deflation"]["verdict"] in page
+    for wrong in (":metric:`lofi.lead.all`", ":metric:`cost.selection_share@25`", ":verdict:`it`"):
+        without = deepcopy(made)
+        without["metrics"]["cost.selection_share@25"] = {"missing": "no benchmark was recorded"}
+        assert 'level="3"' in publish(wrong, without, monkeypatch)
+
+
+def timed(seconds: float) -> dict[str, Any]:
+    return {"median": seconds, "low": seconds * 0.9, "high": seconds * 1.1, "repeats": 9}
+
+
+def test_costs_come_from_the_largest_model_on_a_gpu(tmp_path: Any, monkeypatch: Any) -> None:
+    def row(model: str, keep: float, prefill: float) -> dict[str, Any]:
+        selection = timed(0.2) if keep < 1 else None
+        common = {"model": model, "batch": 1, "visual": 576, "keep": keep}
+        return {**common, "selection": selection, "prefill": timed(prefill)}
+
+    for kind, models in (("cpu", ["SceneVLM"]), ("cuda", ["SceneVLM", "LLaVA-1.5-7B"])):
+        rows = [
+            row(model, keep, keep * size)
+            for size, model in enumerate(models, start=4)
+            for keep in (1.0, 0.5, 0.25)
+        ]
+        part = {"machine": {"device": f"a {kind}", "type": kind}, "rows": rows}
+        text = json.dumps({"schema": 1, "parts": {"end to end": part}})
+        (tmp_path / f"{kind}.json").write_text(text)
+    monkeypatch.setattr(exact, "BENCHMARKS", tmp_path)
+    found = compute(Evidence(None), ["cost.prefill_time@25", "cost.selection_share@25"])
+    whole, share = found["cost.prefill_time@25"], found["cost.selection_share@25"]
+    assert whole["value"] == pytest.approx((0.2 + 5 / 4) / 5)
+    assert share["value"] == pytest.approx(0.2 / 5)
+    assert share["low"] == pytest.approx(0.18 / 5.5) and share["high"] == pytest.approx(0.22 / 4.5)
+    assert (whole["model"], whole["device"], whole["n"]) == ("LLaVA-1.5-7B", "a cuda", 9)
+    monkeypatch.setattr(exact, "BENCHMARKS", tmp_path / "none")
+    assert "missing" in compute(Evidence(None), ["cost.prefill_time@25"])["cost.prefill_time@25"]
 
 
 def test_claims_of_a_chapter() -> None:

@@ -2,7 +2,8 @@
 
 ``{metric}`lofi.lead.random` `` becomes the figure with its interval, ``{verdict}`id` `` a claim's
 verdict. The directive ``{claims}`` lists what the page tests, or what the page named as its
-argument does, with links to the ledger. A key without a record is an error of the build.
+argument does, with their verdicts and links to the ledger. A key without a record is an error of
+the build.
 """
 
 import json
@@ -62,8 +63,9 @@ class Claims(SphinxDirective):
         claims = ledger.claims_of(page)
         if not claims:
             raise self.error(f"no claim of the ledger is tested in {page}")
-        lines = []
+        verdicts, lines = recorded()["verdicts"], []
         for claim in claims:
-            link = f"[{claim['id']}](../{LEDGER}.ipynb)"
-            lines.append(f"- {link}: {' '.join(claim['statement'].split())}")
+            link = f"[{claim['id']}](/{LEDGER}.ipynb)"
+            said = verdicts.get(claim["id"], {"verdict": "not in the record"})["verdict"]
+            lines.append(f"- {link}: {' '.join(claim['statement'].split())} **{said}**")
         return self.parse_text_to_nodes("\n".join(lines))
