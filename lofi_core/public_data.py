@@ -42,8 +42,8 @@ class Benchmark:
 
     Parameters
     ----------
-    path, config, split : str
-        As ``datasets.load_dataset`` takes them.
+    hub : tuple of three str
+        Its name on the hub, configuration and split.
     columns : tuple of str
         What ``question`` and ``image_id`` read, beside ``image``.
     question : callable
@@ -54,9 +54,7 @@ class Benchmark:
         Configuration that holds the images, by their ``id``; empty if they are in the rows.
     """
 
-    path: str
-    config: str
-    split: str
+    hub: tuple[str, str, str]
     columns: tuple[str, ...]
     question: Callable[[Row], Question]
     image_id: Callable[[Row], str]
@@ -104,7 +102,7 @@ def load_benchmark(
     if limit < 1 or buffer < 1:
         raise LofiError(f"load_benchmark: limit={limit}, buffer={buffer}; expected at least 1 each")
     benchmark = BENCHMARKS[name]
-    stream = _open(benchmark, benchmark.config, folder and folder / f"{name}.parquet")
+    stream = _open(benchmark, benchmark.hub[1], folder and folder / f"{name}.parquet")
     if seed is not None:
         stream = stream.shuffle(seed=seed, buffer_size=buffer)
     columns = benchmark.columns if benchmark.images else (*benchmark.columns, "image")
@@ -142,14 +140,14 @@ def _open(benchmark: Benchmark, config: str, file: Path | None) -> Any:
             "load_benchmark: the package datasets is not installed; expected it for public "
             "benchmarks: pip install datasets, or lofi-core[eval]"
         ) from error
+    path, _, split = benchmark.hub
     try:
         if file is not None:
-            return datasets.load_dataset(
-                "parquet", data_files=str(file), split="train", streaming=True
-            )
-        return datasets.load_dataset(benchmark.path, config, split=benchmark.split, streaming=True)
+            files = {"data_files": str(file), "split": "train"}
+            return datasets.load_dataset("parquet", **files, streaming=True)
+        return datasets.load_dataset(path, config, split=split, streaming=True)
     except (OSError, ValueError) as error:  # not found, no network, no such configuration
-        where = file or f"{benchmark.path}, {config}, {benchmark.split}"
+        where = file or f"{path}, {config}, {split}"
         raise LofiError(
             f"load_benchmark: {where}: {error}; expected to read it: is there a network, and is "
             "HF_HUB_OFFLINE unset?"
@@ -214,42 +212,32 @@ def _textvqa(row: Row) -> Question:
 
 BENCHMARKS: dict[str, Benchmark] = {
     "pope": Benchmark(
-        "lmms-lab/POPE",
-        "default",
-        "test",
+        ("lmms-lab/POPE", "default", "test"),
         ("question", "answer", "category", "image_source"),
         _pope,
         lambda row: row["image_source"],
     ),
     "scienceqa": Benchmark(
-        "lmms-lab/ScienceQA",
-        "ScienceQA-IMG",
-        "test",
+        ("lmms-lab/ScienceQA", "ScienceQA-IMG", "test"),
         ("question", "choices", "answer", "hint", "subject"),
         _scienceqa,
         _fingerprint,
     ),
     "mmbench": Benchmark(
-        "lmms-lab/MMBench",
-        "en",
-        "dev",
+        ("lmms-lab/MMBench", "en", "dev"),
         ("question", "hint", "answer", "A", "B", "C", "D", "category"),
         _mmbench,
         _fingerprint,
     ),
     "gqa": Benchmark(
-        "lmms-lab/GQA",
-        "testdev_balanced_instructions",
-        "testdev",
+        ("lmms-lab/GQA", "testdev_balanced_instructions", "testdev"),
         ("imageId", "question", "answer", "types"),
         _gqa,
         lambda row: row["imageId"],
         "testdev_balanced_images",
     ),
     "textvqa": Benchmark(
-        "lmms-lab/textvqa",
-        "default",
-        "validation",
+        ("lmms-lab/textvqa", "default", "validation"),
         ("image_id", "question", "answers"),
         _textvqa,
         lambda row: row["image_id"],
