@@ -21,7 +21,7 @@ from scipy import stats
 from lofi_core.errors import LofiError
 from lofi_core.plots import METHOD_COLORS
 from lofi_core.scrub import INK
-from lofi_core.statistics import clustered_means, holm, mcnemar
+from lofi_core.statistics import Estimate, clustered_means, holm, mcnemar
 
 __all__ = ["means_table", "paired_tests", "plot_cells", "plot_leads"]
 
@@ -38,7 +38,7 @@ def means_table(
     Parameters
     ----------
     values : DataFrame, n rows
-        One row a question, one column an arm.
+        One row a question, one column an arm; NaN where an arm was not asked.
     groups : sequence of n labels
         The image of each question.
     bounds : (float, float)
@@ -57,10 +57,8 @@ def means_table(
     >>> means_table(flips, [0, 1, 2, 3])["value"].tolist()
     [0.25, 0.5]
     """
-    numbered = values.set_axis([str(i) for i in range(values.shape[1])], axis=1)
-    limits = dict.fromkeys(numbered, bounds)
-    found = clustered_means(numbered, groups, limits, draws=draws, seed=seed)
-    rows = [(e.value, e.low, e.high) for e in found.values()]
+    found = _estimates(values, groups, bounds, draws, seed)
+    rows = [(e.value, e.low, e.high) for e, _ in found]
     return pd.DataFrame(rows, index=values.columns, columns=["value", "low", "high"])
 
 
@@ -76,7 +74,8 @@ def paired_tests(
     Parameters
     ----------
     values : DataFrame, n rows
-        One row a question, one column an arm. McNemar's test enters where all values are 0 or 1.
+        One row a question, one column an arm; NaN where an arm was not asked, and a pair is
+        compared over the questions of both. McNemar's test enters where all values are 0 or 1.
     pairs : sequence of (column, column)
         The second is subtracted from the first.
     groups : sequence of n labels
@@ -107,21 +106,36 @@ def paired_tests(
             f"paired_tests: {len(pairs)} pairs, of unknown columns {missing}; expected at least "
             f"one pair of columns, among {list(values)}"
         )
-    apart = {
-        str(i): values[a].astype(float) - values[b].astype(float) for i, (a, b) in enumerate(pairs)
-    }
-    found = clustered_means(pd.DataFrame(apart), groups, draws=draws, seed=seed)
-    freedom = len(np.unique(np.asarray(groups))) - 1
+    apart = [values[a].astype(float) - values[b].astype(float) for a, b in pairs]
+    found = _estimates(pd.concat(apart, axis=1), groups, None, draws, seed)
     rows = []
-    for (a, b), e in zip(pairs, found.values(), strict=True):
+    for (a, b), (e, clusters) in zip(pairs, found, strict=True):
         ratio = abs(e.value) / e.standard_error if e.standard_error > 0 else np.inf
-        p = float(2 * stats.t.sf(ratio, freedom)) if e.value else 1.0
-        if values[[a, b]].isin((0, 1)).all(axis=None):
-            p = max(p, mcnemar(values[a], values[b]))
+        p = float(2 * stats.t.sf(ratio, clusters - 1)) if e.value else 1.0
+        both = pd.DataFrame({"a": values[a], "b": values[b]}).dropna()
+        if both.isin((0, 1)).all(axis=None):
+            p = max(p, mcnemar(both["a"], both["b"]))
         rows.append((a, b, e.value, e.low, e.high, p))
     names = ["first", "second", "difference", "low", "high", "p"]
     table = pd.DataFrame(rows, columns=names)
     return table.assign(p_holm=holm(table["p"].to_numpy()))
+
+
+def _estimates(
+    values: pd.DataFrame, groups: Any, bounds: tuple[float, float] | None, draws: int, seed: int
+) -> list[tuple[Estimate, int]]:
+    """Estimate and number of clusters of each column; columns of the same questions go together."""
+    x, labels = values.to_numpy(float), np.asarray(groups)
+    asked = ~np.isnan(x)
+    found: dict[int, tuple[Estimate, int]] = {}
+    for pattern in np.unique(asked.T, axis=0):
+        columns = np.flatnonzero((pattern == asked.T).all(1))
+        part = pd.DataFrame(x[np.ix_(pattern, columns)], columns=columns.astype(str))
+        limits = None if bounds is None else dict.fromkeys(part, bounds)
+        means = clustered_means(part, labels[pattern], limits, draws=draws, seed=seed)
+        clusters = len(np.unique(labels[pattern]))
+        found |= {int(name): (mean, clusters) for name, mean in means.items()}
+    return [found[j] for j in range(x.shape[1])]
 
 
 def plot_cells(

@@ -68,6 +68,17 @@ def test_means_take_any_column_labels(answers) -> None:
     assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
 
 
+def test_pairs_are_compared_over_the_questions_of_both(answers) -> None:
+    values, images = answers
+    few = values.astype(float)
+    few.loc[images >= 20, "a"] = np.nan
+    row = paired_tests(few, [("c", "b"), ("a", "c")], images).iloc[1]
+    first = images < 20
+    alone = paired_tests(values[first], [("a", "c")], images[first]).iloc[0]
+    pd.testing.assert_series_equal(row.drop("p_holm"), alone.drop("p_holm"), check_names=False)
+    assert means_table(few, images).loc["a", "value"] == values["a"][first].mean()
+
+
 @pytest.mark.parametrize("pairs", [[], [("a", "nobody")]])
 def test_unknown_columns_are_refused(answers, pairs) -> None:
     values, images = answers
