@@ -176,7 +176,7 @@ def plot_cells(
     """
     ax = ax or plt.figure(figsize=(7, 0.9 + 0.28 * len(values))).add_subplot()
     numbers = scale * values.to_numpy(float)
-    most = float(np.nanmax(np.abs(numbers)))
+    most = float(np.nanquantile(np.abs(numbers), 0.85)) or 1.0  # a few huge ones may saturate
     told = np.where(sure.to_numpy(bool), numbers, np.nan)
     ax.imshow(told, cmap=sns.color_palette("vlag_r", as_cmap=True), vmin=-most, vmax=most)
     for i, j in np.argwhere(np.isfinite(numbers)):
