@@ -7,6 +7,7 @@ looked at is in built_site.js.
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -147,4 +148,6 @@ async def _inspect(program: str, base: str, pages: Sequence[str]) -> list[Findin
 
 def inspect(program: str, base: str, pages: Sequence[str]) -> list[Findings]:
     """Open every page in one browser, and return what was found on each."""
-    return asyncio.run(_inspect(program, base, pages))
+    # a thread of its own, because Playwright's synchronous half may have a loop in this one
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, _inspect(program, base, pages)).result()

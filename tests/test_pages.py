@@ -131,7 +131,7 @@ STILL = ("08-what-it-costs", "09-your-own-vlm", "10-write-your-own-pruner", "11-
 
 
 @pytest.fixture(scope="module")
-def browser(program: str, findings: list[Findings]) -> Iterator[Browser]:
+def browser(program: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu"]
         opened = playwright.chromium.launch(executable_path=program, args=arguments)
