@@ -1,7 +1,7 @@
 """A block of scenes: encoded once, asked in every way of the plan."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,7 @@ from lofi_core.arms import UNPRUNED, share
 from lofi_core.encoding import EncodedInputs, encode_inputs
 from lofi_core.inside import pruning_inside
 from lofi_core.packed import PackedOutput, pack
-from lofi_core.pruners.clip import ClipPruner, patch_embedder
+from lofi_core.pruners.clip import ClipPruner, ClipText
 from lofi_core.pruners.inside import InsidePruner
 from lofi_core.report import ImageReport
 from lofi_core.scene_vlm import CLIP_PATH, PATH
@@ -168,12 +168,9 @@ class Block:
 
     def _conditioned(self, pruner: ClipPruner) -> ClipPruner:
         """Give a pruner the questions, in CLIP's joint space."""
-        clip = self.models.clip
-        texts = [q.text for _, q in self.asked]
-        words = self.models.words(texts, padding=True, return_tensors="pt")
-        embeds = clip.get_text_features(**words)
-        embeds = embeds if isinstance(embeds, Tensor) else embeds.pooler_output
-        return replace(pruner, text_embeds=embeds[:, None], embed=patch_embedder(clip))
+        return ClipText(self.models.clip, self.models.words).ask(
+            pruner, [q.text for _, q in self.asked]
+        )
 
 
 def _joined(replies: Sequence[Reply]) -> Reply:

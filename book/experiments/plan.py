@@ -39,14 +39,17 @@ ONE_A_ROW = ("conditioned", "inside", "rows", "single", "padded")
 VISUAL, LAYERS = 144, 4  # visual tokens and layers of the shipped model
 
 # Published settings are for 32 layers; here the first drop comes before layer 1 of 4, or no budget
-# below a half could be met.
-SHALLOW: dict[str, dict[str, Any]] = {
+# below a half could be met. The signs are for CLIPs trained on whole images; the patches of this one
+# learnt to match text.
+SETTINGS: dict[str, dict[str, Any]] = {
     "fastv": {"layer": 1},
     "dart": {"layer": 1, "max_tokens": None},
     "pyramiddrop": {"layers": (1, 2, 3)},
     "lofi-inside": {"layer": 1},
     "sparsevlm": {"after": (0, 1, 2)},
     "sparsevlm+": {"after": (0, 1, 2), "head_dim": 32},
+    "trim": {"sign": 1},
+    "cdpruner": {"sign": 1},
 }
 
 How = Literal["packed", "conditioned", "inside", "rows", "single", "padded", "small", "model"]
@@ -149,7 +152,7 @@ def _variants(keep: Any) -> Iterator[tuple[str, str, Pruner]]:
 
 def _main() -> Iterator[Arm]:
     for kind in registered():
-        settings = SHALLOW.get(kind.name, {})
+        settings = SETTINGS.get(kind.name, {})
         for budget in BUDGETS:
             seeds = [{"seed": s} for s in SEEDS] if kind is Random else [{}]
             for seed in seeds:

@@ -96,7 +96,7 @@ ENCODING: dict[str, Any] = {
 
 
 def _arms(arms: Sequence[Arm], scenes: Mapping[str, int]) -> pa.Table:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for arm in (arm for split in scenes for arm in of_split(arms, split).values()):
         pruned = arm.group not in UNPRUNED
         rows.append(
