@@ -39,8 +39,8 @@ ONE_A_ROW = ("conditioned", "inside", "rows", "single", "padded")
 VISUAL, LAYERS = 144, 4  # visual tokens and layers of the shipped model
 
 # Published settings are for 32 layers; here the first drop comes before layer 1 of 4, or no budget
-# below a half could be met. The signs are for CLIPs trained on whole images; the patches of this one
-# learnt to match text.
+# below a half could be met. The published signs are for CLIPs trained on whole images; this one's
+# patches learnt to match text.
 SETTINGS: dict[str, dict[str, Any]] = {
     "fastv": {"layer": 1},
     "dart": {"layer": 1, "max_tokens": None},
