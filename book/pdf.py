@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import Any
 
 import yaml
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, PdfMargins, sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NumberObject
 
@@ -23,7 +23,7 @@ from book.local import chromium, serve
 
 SITE = BUILD / "html"
 TARGET = BUILD / "lofi-book.pdf"
-MARGINS = {"top": "18mm", "bottom": "20mm", "left": "17mm", "right": "17mm"}
+MARGINS: PdfMargins = {"top": "18mm", "bottom": "20mm", "left": "17mm", "right": "17mm"}
 
 # Open what is folded; show every picture; keep links inside a page apart from those of other pages.
 PREPARE = """async (prefix) => {
@@ -104,7 +104,8 @@ def bind(prints: list[Print], base: str) -> PdfWriter:
         book.append(sheet.content, import_outline=False)
         add_bookmarks(book, sheet, sheet.content.outline, start, None)
     for page in book.pages:
-        for reference in page.get("/Annots", ()):
+        links: Any = page.get("/Annots", ArrayObject())
+        for reference in list(links):
             link = reference.get_object()
             address = link.get("/A", {}).get("/URI", "").partition("#")[0]
             if address in starts:
@@ -112,26 +113,34 @@ def bind(prints: list[Print], base: str) -> PdfWriter:
                 top = ArrayObject([place, NameObject("/FitH"), NumberObject(842)])
                 action = {NameObject("/S"): NameObject("/GoTo"), NameObject("/D"): top}
                 link[NameObject("/A")] = DictionaryObject(action)
+            elif address.startswith(base):
+                links.remove(reference)  # to a file that is not on paper
     book.add_metadata({"/Title": "LoFi: leverage scores and the silent hazards of token pruning"})
     book.page_mode = "/UseOutlines"
     return book
 
 
 def add_bookmarks(book: PdfWriter, sheet: Print, items: list[Any], start: int, above: Any) -> None:
-    """Add a print's bookmarks below those of its kind; where Chromium ran words together, undo it.
+    """Add a print's bookmarks, and undo what Chromium does to their words.
 
-    A heading that wraps reaches the outline without the space, one that is split twice over.
+    A heading that wraps reaches the outline without the space there; one at the edge of a page, in
+    pieces, each twice. So a bookmark is told by its letters, or by every second of them.
     """
-    whole = {"".join(heading.split()): heading for heading in sheet.headings}
+    whole = {letters(heading): heading for heading in sheet.headings}
     last = above
     for item in items:
         if isinstance(item, list):
             add_bookmarks(book, sheet, item, start, last)
             continue
-        squeezed = "".join(str(item.title).split())
-        title = whole.get(squeezed) or whole.get(squeezed[: len(squeezed) // 2]) or item.title
+        found = letters(item.title)
+        title = whole.get(found) or whole.get(found[::2]) or item.title
         place = sheet.content.get_destination_page_number(item)
         last = book.add_outline_item(title=title, page_number=start + (place or 0), parent=above)
+
+
+def letters(text: str) -> str:
+    """Return the letters of a text in alphabetical order."""
+    return "".join(sorted("".join(text.split())))
 
 
 def numbers(browser: Browser, count: int) -> bytes:

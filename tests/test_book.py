@@ -1,18 +1,22 @@
 """The book's pipeline, tested on notebooks made here; what it builds is in test_pages.py."""
 
 import subprocess
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from pypdf import PdfReader, PdfWriter
+from pypdf.annotations import Link
 
 from book import execute, gates
 from book.build import toc_notebooks
 from book.colab import with_install
 from book.links import addresses
 from book.pages import Chapter, figures_page, spoken, with_chapters, without_dead_links
+from book.pdf import Print, bind
 from book.provenance import BuildInfo, status_page
 from book.repeat import differences
 
@@ -280,3 +284,24 @@ def test_addresses_are_cut_out_of_sentences(tmp_path: Path) -> None:
         "https://arxiv.org/abs/2503.06794": {"b.bib"},
         "https://b.org/z": {"a.md"},
     }
+
+
+def test_links_between_chapters_stay_inside_the_pdf_and_others_outside() -> None:
+    def paper(*addresses: str) -> PdfReader:
+        writer = PdfWriter()
+        writer.add_blank_page(100, 100)
+        for address in addresses:
+            writer.add_annotation(0, Link(rect=(0, 0, 9, 9), url=address))
+        writer.add_outline_item(title="Two twowords words", page_number=0)
+        out = BytesIO()
+        writer.write(out)
+        return PdfReader(out)
+
+    base, other = "http://127.0.0.1:1", "https://arxiv.org/abs/2503.06794"
+    first = paper(f"{base}/two.html#here", f"{base}/_images/a.png", other)
+    prints = [Print("one", first, ["Two words"]), Print("two", paper(), [])]
+    book = bind(prints, base)
+    inside, outside = (link.get_object()["/A"] for link in book.pages[0]["/Annots"])
+    assert inside["/S"] == "/GoTo" and inside["/D"][0].get_object() == book.pages[1]
+    assert outside["/URI"] == other
+    assert [item.title for item in book.outline] == ["Two words", "Two twowords words"]
