@@ -55,7 +55,7 @@ def differences(first: NotebookNode, second: NotebookNode) -> list[str]:
 
 def shown(cell: NotebookNode) -> list[object]:
     """Return what readers see of a cell's outputs; ids of live widgets differ, and are not seen."""
-    kept = []
+    kept: list[object] = []
     for output in cell.outputs:
         data = {k: v for k, v in output.get("data", {}).items() if "widget" not in k}
         kept.append((output.output_type, output.get("text"), data))
