@@ -172,7 +172,7 @@ def _judge(part: dict[str, Any], found: list[dict[str, Any]], noise: float) -> C
     images, answers, sites = (
         pd.concat([tables[name] for tables in found]) for name in ("images", "answers", "sites")
     )
-    choices = answers["probabilities"].map(np.count_nonzero)
+    choices = answers["probabilities_new"].map(np.count_nonzero)  # none of these is rounded to 0
     tolerance = noise + choices / SCALE / 2
     fair = answers[answers["same"] & ~answers["inside"]]
     allowed = tolerance[answers["same"] & ~answers["inside"]]
