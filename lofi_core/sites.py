@@ -2,7 +2,7 @@ r"""What pruning does to a model's representations, site by site: spectra before
 
 A *site* is a place where tokens can be read: the encoder's output, the projector's, and what each
 layer of the language model gives. With X (N x D) the tokens of the unpruned model at a site, Y
-(m x D) those of the pruned one, X_c and Y_c the same about their own means:
+(m x D) those of the pruned one, X_c and Y_c the same about their own means::
 
     ipr, ipr_centered                 IPR of Y and of Y_c, energies s_i^2 / sum s^2
     amplitude_ipr, ..._centered       the same with weights s_i / sum s
