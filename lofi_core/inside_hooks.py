@@ -177,7 +177,8 @@ class Hooks:
         if self.pruner.renumbers:
             removed = removed + (old.real.sum(-1) - real.sum(-1))[:, None]
         hidden = padded.pop("hidden")
-        self.through.append(Batch(real, **padded, removed=removed, changed=True))
+        left = (padded[name] for name in ("visual", "after", "positions", "origin"))
+        self.through.append(Batch(real, *left, removed, changed=True))
         return hidden
 
     def _drop(self, index: int, b: int, stage: Stage, row: Row, places: Tensor) -> Row:

@@ -40,7 +40,7 @@ _COLUMNS: dict[str, tuple[Any, str]] = {
     "family": (pa.string(), "the question's family"),
     "question": (pa.string(), "its text"),
     "answer": (pa.string(), "the true answer"),
-    "predicted": (pa.string(), "the model's answer: a choice or its most probable word; else its reply"),
+    "predicted": (pa.string(), "its answer: a choice or its most probable word; else its reply"),
     "right": (pa.bool_(), "whether the two are equal"),
     "choices": (pa.list_(pa.string()), "the admissible answers; empty for free text"),
     "probabilities": (pa.list_(pa.float32()), "of the admissible answers, summing to 1, or empty"),
