@@ -269,8 +269,11 @@ def test_measured_budgets_are_those_asked_for(committed: Results) -> None:
     answers = committed.answers[committed.answers["group"].isin(["main", "chosen", "ablation"])]
     measured = answers.groupby("arm")["budget_measured"].mean()
     asked = committed.arms["budget"].reindex(measured.index)
-    # Half a token of 144; inside the model, steps of up to 8 tokens.
-    assert (measured - asked).abs().max() < 0.03
+    off = (measured - asked).abs()
+    labels = committed.arms["label"].reindex(off.index)
+    # Half a token of 144; DART takes 8 at a time; a smaller picture has a whole grid of tokens.
+    allowed = labels.map({"dart": 0.03, "downsample": 0.06}).astype(float).fillna(0.005)
+    assert (off < allowed).all()
 
 
 def test_variants_were_chosen_on_validation(committed: Results) -> None:
