@@ -177,8 +177,9 @@ class Hooks:
         if self.pruner.renumbers:
             removed = removed + (old.real.sum(-1) - real.sum(-1))[:, None]
         hidden = padded.pop("hidden")
-        left = (padded[name] for name in ("visual", "after", "positions", "origin"))
-        self.through.append(Batch(real, *left, removed, changed=True))
+        visual, after = padded["visual"], padded["after"]
+        positions, origin = padded["positions"], padded["origin"]
+        self.through.append(Batch(real, visual, after, positions, origin, removed, True))
         return hidden
 
     def _drop(self, index: int, b: int, stage: Stage, row: Row, places: Tensor) -> Row:
