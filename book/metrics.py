@@ -115,7 +115,9 @@ class Means:
         self.asked = count.to_numpy().sum(0)
         number = times @ count.to_numpy()
         number[number == 0] = np.nan
-        self.of = {q: times @ wide[q][count.columns].to_numpy() / number for q in self.QUANTITIES}
+        self.sums = {q: wide[q][count.columns].to_numpy() for q in self.QUANTITIES}
+        self.of = {q: times @ sums / number for q, sums in self.sums.items()}
+        self.times, self.counts = times, count.to_numpy()
 
     def __call__(self, quantity: str, label: str, budget: float, group: str = "main") -> np.ndarray:
         """Mean of one cell, (1 + draws,)."""
@@ -129,6 +131,22 @@ class Means:
     ) -> np.ndarray:
         """Mean over budgets, (1 + draws,)."""
         return np.mean([self(quantity, label, b, group) for b in budgets], axis=0)
+
+    def lead(
+        self, ahead: str, other: str, budgets: Sequence[float] = BUDGETS, group: str = "main"
+    ) -> np.ndarray:
+        """Agreement of one minus that of another, on the images that both were asked about."""
+        each = []
+        for b in (round(budget, 4) for budget in budgets):
+            try:
+                pair = [self.cells[group, ahead, b], self.cells["main", other, b]]
+            except KeyError:
+                raise NoData(f"no arms {ahead} and {other} at {b}") from None
+            both = (self.counts[:, pair] > 0).all(1)
+            sums, counts = (x[both][:, pair] for x in (self.sums["agreement"], self.counts))
+            means = (self.times[:, both] @ sums) / (self.times[:, both] @ counts)
+            each.append(means[:, 0] - means[:, 1])
+        return np.mean(each, axis=0)
 
     def labels(self, group: str) -> list[str]:
         """Labels of a group's arms."""
@@ -211,13 +229,14 @@ class Evidence:
             seed=SEED,
         )
 
-    def sampled(self, values: np.ndarray, unit: str, what: str, n: int | None = None) -> Figure:
-        """Return a figure of (1 + draws,) values of `Means`."""
-        low, high = np.quantile(values[1:], [0.025, 0.975])
-        n = int(np.median(self.means.asked)) if n is None else n  # random has several seeds
-        return self.figure(float(values[0]), float(low), float(high), n, self.means.images)(
-            unit, what
-        )
+    def sampled(
+        self, values: np.ndarray, unit: str, what: str, n: int = 0, images: int = 0
+    ) -> Figure:
+        """Return a figure of (1 + draws,) values of `Means`, by default over all questions."""
+        low, high = (float(v) for v in np.quantile(values[1:], [0.025, 0.975]))
+        n = n or int(np.median(self.means.asked))  # random has several seeds
+        made = self.figure(float(values[0]), low, high, n, images or self.means.images)
+        return made(unit, what)
 
     def row(self, row: Any, unit: str, what: str, prefix: str = "") -> Figure:
         """Return a figure of a row of `lofi_core.prediction`'s tables."""
@@ -401,12 +420,15 @@ def _lead(e: Evidence, ahead: str, others: Sequence[str], what: str) -> Figure:
     budgets = {name: m.fair(name) for name in others if m.fair(name)}
     if not budgets:
         raise NoData(f"none of {', '.join(others)} at the asked budgets")
-    leads = [
-        m.over("agreement", ahead, b) - m.over("agreement", name, b) for name, b in budgets.items()
-    ]
+    leads = [m.lead(ahead, name, b) for name, b in budgets.items()]
+    nearest = [*budgets][int(np.argmin([lead[0] for lead in leads]))]
+    asked = m.counts[:, m.cells["main", nearest, budgets[nearest][0]]]
+    images = int((asked > 0).sum())
+    n = images * int(np.median(m.counts[m.counts > 0]))
     short = [f"{n} at {' and '.join(f'{x:.0%}' for x in b)}" for n, b in budgets.items()]
     some = "".join(f"; {s}" for s, b in zip(short, budgets.values(), strict=True) if b != BUDGETS)
-    return e.sampled(np.min(leads, axis=0), "points", what.format(", ".join(budgets)) + some)
+    what = what.format(", ".join(budgets)) + some
+    return e.sampled(np.min(leads, axis=0), "points", what, n, images)
 
 
 def _lead_kind(e: Evidence, kind: str, names: tuple[str, ...]) -> Figure:
@@ -442,7 +464,7 @@ def _lead_best(e: Evidence, label: str, name: str) -> Figure:
 def _lead_mean(e: Evidence, relative: bool) -> Figure:
     m = e.means
     theirs = np.mean([m.over("agreement", name) for name in m.published()], axis=0)
-    lead = m.over("agreement", "lofi") - theirs
+    lead = np.mean([m.lead("lofi", name) for name in m.published()], axis=0)
     what = "agreement of LoFi minus the mean of the published methods'"
     if relative:
         return e.sampled(lead / theirs, "ratio", f"{what}, relative to it")
@@ -467,7 +489,7 @@ for _b in BUDGETS:
 @metric("dynamic.lead")
 def _dynamic(e: Evidence) -> Figure:
     m = e.means
-    lead = m.over("agreement", "lofi dynamic", group="dynamic") - m.over("agreement", "lofi")
+    lead = m.lead("lofi dynamic", "lofi", group="dynamic")
     what = "agreement of LoFi with IPR-driven minus fixed budgets of equal mean"
     return e.sampled(lead, "points", what)
 
@@ -476,8 +498,7 @@ def _dynamic(e: Evidence) -> Figure:
 def _below_random(e: Evidence) -> Figure:
     """Methods whose agreement is lower by a one-sided test after Holm's correction."""
     m = e.means
-    chance = m.over("agreement", "random")
-    leads = [m.over("agreement", name) - chance for name in m.published()]
+    leads = [m.lead(name, "random") for name in m.published()]
     p = [stats.norm.cdf(lead[0] / lead[1:].std(ddof=1)) for lead in leads]
     count = float((holm(p) < 0.05).sum())
     what = f"published methods, of {len(leads)}, that agree less often than random choice"
