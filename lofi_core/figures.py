@@ -75,7 +75,7 @@ def plot_hazard(
     ax.axvline(0, color=INK, lw=0.8)
     ax.set(xlabel="accuracy change, points", ylabel="answers changed")
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
