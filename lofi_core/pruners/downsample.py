@@ -61,15 +61,21 @@ class Downsample(FixedPruner, name="downsample"):
 def smaller_grid(h: int, w: int, m: int) -> tuple[int, int]:
     """Find the grid of at most m cells that is nearest to m and to the shape h x w.
 
-    Of all grids within h x w, the one of largest ``log(cells / m) - |log(distortion)|``.
+    Of all grids within h x w, the one of largest ``log(cells / m) - |log(distortion)|``, and of
+    equals the one of most rows.
 
     Examples
     --------
     >>> smaller_grid(12, 12, 36), smaller_grid(12, 12, 72), smaller_grid(12, 12, 14)
-    ((6, 6), (8, 9), (3, 4))
+    ((6, 6), (9, 8), (4, 3))
     """
-    grids = [(i, min(w, m // i)) for i in range(1, min(h, m) + 1)]
-    return max(grids, key=lambda g: log(g[0] * g[1] / m) - abs(log(g[0] * w / (g[1] * h))))
+
+    def worth(grid: tuple[int, int]) -> tuple[float, int]:
+        rows, columns = grid
+        sides = sorted((rows * w, columns * h))  # whole numbers: equals are equal to the last bit
+        return log(rows * columns / m) - log(sides[1] / sides[0]), rows
+
+    return max(((i, min(w, m // i)) for i in range(1, min(h, m) + 1)), key=worth)
 
 
 def _middles(n: int, of: int, device: torch.device) -> Tensor:
