@@ -24,7 +24,8 @@ from typing import Any
 import yaml
 
 import book.exact  # noqa: F401  (registers its figures)
-from book.metrics import METRICS, Evidence, compute
+from book.evidence import Evidence
+from book.metrics import METRICS, compute
 
 __all__ = ["CLAIMS", "RECORD", "VERDICTS", "check", "claims_of", "judge", "read", "show", "verdict"]
 

@@ -1,257 +1,35 @@
 """The figures that claims are judged by, computed from the committed results.
 
 A key names a figure, such as ``lofi.lead.random``; `METRICS` holds what computes it. ``@22`` means
-22 % of the visual tokens; a key without a budget is a mean over `BUDGETS`. Everything is a function
-of the means of arms, so one bootstrap over images serves all: every figure, however nested, is
-computed once for the images as they are and once for each sample of them.
+22 % of the visual tokens; a key without a budget is a mean over `BUDGETS`. A figure is computed
+from `Evidence`, for the images as they are and for each bootstrap sample of them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lofi_core.prediction import arm_correlation, flip_auc, shuffled
+from book.evidence import (
+    BUDGETS,
+    DRAWS,
+    FIELD,
+    KINDS,
+    PUBLISHED,
+    SEED,
+    Evidence,
+    Figure,
+    Means,
+    NoData,
+)
+from lofi_core.prediction import arm_correlation, shuffled
 from lofi_core.pruners import get_pruner, pruner_names
 from lofi_core.statistics import holm
 
-__all__ = ["BUDGETS", "KINDS", "METRICS", "Evidence", "Figure", "NoData", "compute"]
-
-BUDGETS = (0.5, 0.33, 0.22, 0.11)
-FIELD = (0.33, 0.22, 0.11)  # 192, 128 and 64 of 576 tokens
-FURTHEST = 0.02  # of the measured from the asked budget; arms beyond are not compared
-DRAWS, DRAWS_PER_ANSWER, SEED = 1000, 200, 0
-
-KINDS: dict[str, tuple[str, ...]] = {
-    "attention": ("fastervlm", "visionzip", "vispruner", "hired", "prumerge", "prumerge+"),
-    "inside": ("fastv", "pyramiddrop", "sparsevlm", "sparsevlm+"),
-    "diversity": ("divprune", "dart", "cdpruner"),
-    "merging": ("tome",),
-    "text": ("trim",),
-    "low_rank": ("lrcp",),
-}
-"""The published methods, by what they rank tokens by or where they act."""
-
-PUBLISHED = tuple(name for names in KINDS.values() for name in names)
-
-
-class NoData(Exception):
-    """The results hold nothing that the figure could be computed from."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number with its 95 % interval, and what it rests on.
-
-    ``n`` counts what was counted (answers, arms, cases), ``images`` what was resampled. Without
-    sampling error, both limits are the value.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    images: int
-    unit: str
-    what: str
-    model: str
-    dtype: str
-    device: str
-
-    def json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-class Means:
-    """Means of arms over questions, for the images as they are and for samples of them.
-
-    A cell is ``(group, label, budget)``, over all seeds; the first row of an array is the images as
-    they are.
-    """
-
-    QUANTITIES = (
-        "agreement",
-        "flip",
-        "right_to_wrong",
-        "wrong_to_right",
-        "accuracy_change",
-        "total_variation",
-        "deviation",
-    )
-
-    def __init__(self, answers: pd.DataFrame, draws: int = DRAWS, seed: int = SEED) -> None:
-        budget = answers["budget"].fillna(1.0)
-        kind, flip = answers["transition"], answers["flip"].astype(float)
-        right = answers["right"].astype(float) - answers["reference_right"].astype(float)
-        table = pd.DataFrame(
-            {
-                "group": answers["group"].astype(str),
-                "label": answers["label"].astype(str),
-                "budget": budget.round(4),
-                "image": answers["image"],
-                "agreement": 1 - flip,
-                "flip": flip,
-                "right_to_wrong": (kind == "right to wrong").astype(float),
-                "wrong_to_right": (kind == "wrong to right").astype(float),
-                "accuracy_change": right,
-                "total_variation": answers["total_variation"].astype(float),
-                "deviation": answers["budget_measured"].astype(float) - budget,
-                "count": 1.0,
-            }
-        )
-        sums = table.groupby(["image", "group", "label", "budget"]).sum()
-        wide = sums.unstack(["group", "label", "budget"], fill_value=0.0)
-        self.images = len(wide)
-        times = np.random.default_rng(seed).multinomial(
-            self.images, np.full(self.images, 1 / self.images), size=draws
-        )
-        times = np.vstack([np.ones(self.images), times])
-        count = wide["count"]
-        self.cells = {cell: i for i, cell in enumerate(count.columns)}
-        self.asked = count.to_numpy().sum(0)
-        number = times @ count.to_numpy()
-        number[number == 0] = np.nan
-        self.sums = {q: wide[q][count.columns].to_numpy() for q in self.QUANTITIES}
-        self.of = {q: times @ sums / number for q, sums in self.sums.items()}
-        self.times, self.counts = times, count.to_numpy()
-
-    def __call__(self, quantity: str, label: str, budget: float, group: str = "main") -> np.ndarray:
-        """Mean of one cell, (1 + draws,)."""
-        try:
-            return self.of[quantity][:, self.cells[group, label, round(budget, 4)]]
-        except KeyError:
-            raise NoData(f"no {group} arm {label} at {budget}") from None
-
-    def over(
-        self, quantity: str, label: str, budgets: Iterable[float] = BUDGETS, group: str = "main"
-    ) -> np.ndarray:
-        """Mean over budgets, (1 + draws,)."""
-        return np.mean([self(quantity, label, b, group) for b in budgets], axis=0)
-
-    def lead(
-        self, ahead: str, other: str, budgets: Sequence[float] = BUDGETS, group: str = "main"
-    ) -> np.ndarray:
-        """Agreement of one minus that of another, on the images that both were asked about."""
-        each = []
-        for b in (round(budget, 4) for budget in budgets):
-            try:
-                pair = [self.cells[group, ahead, b], self.cells["main", other, b]]
-            except KeyError:
-                raise NoData(f"no arms {ahead} and {other} at {b}") from None
-            both = (self.counts[:, pair] > 0).all(1)
-            sums, counts = (x[both][:, pair] for x in (self.sums["agreement"], self.counts))
-            means = (self.times[:, both] @ sums) / (self.times[:, both] @ counts)
-            each.append(means[:, 0] - means[:, 1])
-        return np.mean(each, axis=0)
-
-    def labels(self, group: str) -> list[str]:
-        """Labels of a group's arms."""
-        return sorted({label for g, label, _ in self.cells if g == group})
-
-    def fair(self, label: str) -> tuple[float, ...]:
-        """Those of the four budgets that a method was run at, and kept to."""
-        return tuple(
-            b
-            for b in BUDGETS
-            if ("main", label, b) in self.cells and abs(self("deviation", label, b)[0]) <= FURTHEST
-        )
-
-    def published(self, budgets: Sequence[float] = BUDGETS) -> list[str]:
-        """Methods of other papers that kept to these budgets."""
-        names = [name for name in PUBLISHED if {*budgets} <= {*self.fair(name)}]
-        if not names:
-            raise NoData(f"no published method at {budgets}")
-        return names
-
-
-class Evidence:
-    """Committed results, read when they are needed, and figures in their terms."""
-
-    def __init__(self, results: Any) -> None:
-        self.results = results
-
-    @cached_property
-    def answers(self) -> pd.DataFrame:
-        """One row an arm and question of the test split."""
-        answers = self.results.answers
-        return answers[answers["split"] == "test"]
-
-    @cached_property
-    def means(self) -> Means:
-        """Means of all arms."""
-        return Means(self.answers[self.answers["group"] != "reference"])
-
-    @cached_property
-    def spectra(self) -> pd.DataFrame:
-        """One row an arm and image: absolute relative IPR changes, and the image's agreement."""
-        sites = self.results.sites
-        sites = sites[(sites["group"] == "main") & (sites["split"] == "test")]
-        if sites.empty:
-            raise NoData("no spectra")
-        names = sites["site"].astype(str)
-        last = max(names[names.str.startswith("layer")], key=lambda s: int(s.split()[1]))
-        parts = {
-            "projector": ("projector", "visual", "ipr_centered_change"),
-            "last": (last, "visual", "ipr_centered_change"),
-            "uncentered": (last, "visual", "ipr_change"),
-            "text": (last, "text", "ipr_centered_change"),
-        }
-        keys = ["arm", "image"]
-        columns = {
-            name: sites[(names == site) & (sites["tokens"] == tokens)].set_index(keys)[column].abs()
-            for name, (site, tokens, column) in parts.items()
-        }
-        table = pd.DataFrame(columns)
-        agreement = 1 - self.answers.groupby(keys)["flip"].mean()
-        arms = self.results.arms.loc[table.index.get_level_values("arm"), ["label", "budget"]]
-        table = table.assign(agreement=agreement, **{c: arms[c].to_numpy() for c in arms})
-        table["cell"] = table["label"].astype(str) + table["budget"].map("@{:.2f}".format)
-        return table.reset_index()
-
-    @cached_property
-    def per_answer(self) -> pd.DataFrame:
-        """AUC of telling flips, within arms, by the IPR change and by the unpruned margin."""
-        spectra = self.spectra[self.spectra["budget"].isin(BUDGETS)]
-        columns = ["arm", "image", "flip", "reference_margin"]
-        rows = self.answers[columns].merge(spectra[["arm", "image", "last"]], on=["arm", "image"])
-        predictors = pd.DataFrame({"ipr": rows["last"], "margin": -rows["reference_margin"]})
-        return flip_auc(
-            predictors,
-            rows["flip"],
-            rows["image"],
-            within=rows["arm"],
-            against="ipr",
-            draws=DRAWS_PER_ANSWER,
-            seed=SEED,
-        )
-
-    def sampled(
-        self, values: np.ndarray, unit: str, what: str, n: int = 0, images: int = 0
-    ) -> Figure:
-        """Return a figure of (1 + draws,) values of `Means`, by default over all questions."""
-        low, high = (float(v) for v in np.quantile(values[1:], [0.025, 0.975]))
-        n = n or int(np.median(self.means.asked))  # random has several seeds
-        made = self.figure(float(values[0]), low, high, n, images or self.means.images)
-        return made(unit, what)
-
-    def row(self, row: Any, unit: str, what: str, prefix: str = "") -> Figure:
-        """Return a figure of a row of `lofi_core.prediction`'s tables."""
-        names = (
-            ("value", "low", "high") if not prefix else (prefix, f"{prefix}_low", f"{prefix}_high")
-        )
-        value, low, high = (float(row[name]) for name in names)
-        return self.figure(value, low, high, int(row["n"]), int(row["groups"]))(unit, what)
-
-    def figure(self, value: float, low: float, high: float, n: int, images: int) -> Any:
-        """Fill in what all figures of one run share."""
-        run = self.results.experiment
-        made_by = {"model": "SceneVLM", "dtype": run["dtype"], "device": run["device"]}
-        return lambda unit, what: Figure(value, low, high, n, images, unit, what, **made_by)
-
+__all__ = ["METRICS", "compute"]
 
 Metric = Callable[[Evidence], Figure]
 METRICS: dict[str, Metric] = {}

@@ -15,7 +15,8 @@ from docutils.core import publish_doctree
 from docutils.parsers.rst import roles
 
 from book import exact, ledger, metrics
-from book.metrics import BUDGETS, METRICS, Evidence, compute
+from book.evidence import BUDGETS, Evidence
+from book.metrics import METRICS, compute
 from lofi_core.statistics import clustered_means
 
 ALL_BUDGETS = (0.75, 0.5, 0.33, 0.22, 0.11, 0.05)
