@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from book.experiments import load
 from book.experiments import run as runs
@@ -23,10 +24,19 @@ from book.experiments.plan import BUDGETS, CHOSEN, SCENES, SEEDS, SITE_SCENES, A
 from book.experiments.results import FOLDER, Results, best_variants, write_results
 from book.experiments.run import missing_parts, run
 from book.experiments.tables import NONE_OF_THEM
+from book.experiments.variants import Compensated
 from lofi_core.answers import ask
 from lofi_core.arms import UNPRUNED
 from lofi_core.errors import LofiError
-from lofi_core.pruners import AveragePool, IPRBudget, LoFi, Random, get_pruner, pruner_names
+from lofi_core.pruners import (
+    AveragePool,
+    IPRBudget,
+    LoFi,
+    Random,
+    VisualTokens,
+    get_pruner,
+    pruner_names,
+)
 from lofi_core.scene_vlm import load as load_model
 from lofi_core.scenes import SceneVQA
 
@@ -217,7 +227,25 @@ def test_another_run_is_refused(done: tuple[Path, Path]) -> None:
         run(done[0], ARMS[:4], {"test": 3}, (0, 1))
 
 
-# 3. What is refused on loading
+# 3. Variants of the book's own
+
+
+@pytest.mark.parametrize("chooser", ["lofi", "random"])
+def test_compensation_restores_what_it_says(chooser: str) -> None:
+    X = torch.randn(1, 60, 8, generator=torch.Generator().manual_seed(0)) + 2
+    energy = Compensated(keep=0.5, chooser=chooser, restore="energy")(VisualTokens(X))
+    moments = Compensated(keep=0.5, chooser=chooser, restore="covariance")(VisualTokens(X))
+    assert energy.tokens and moments.tokens
+    assert torch.equal(energy.kept[0], get_pruner(chooser, keep=0.5)(VisualTokens(X)).kept[0])
+    torch.testing.assert_close(energy.tokens[0].square().sum(), X.square().sum())
+    torch.testing.assert_close(moments.tokens[0].mean(0), X[0].mean(0))
+    C, new = (x.double().T.cov(correction=0) for x in (X[0], moments.tokens[0]))
+    before = X[0, moments.kept[0]].double().T.cov(correction=0)
+    # the ridge is 1 % of the mean variance, and stands on both sides
+    assert (new - C).norm() < 0.03 * C.norm() < (before - C).norm()
+
+
+# 4. What is refused on loading
 
 
 def test_other_files_are_refused(tmp_path: Path, done: tuple[Path, Path]) -> None:
@@ -237,7 +265,7 @@ def test_other_files_are_refused(tmp_path: Path, done: tuple[Path, Path]) -> Non
         load(copy)
 
 
-# 4. What is committed
+# 5. What is committed
 
 
 @pytest.fixture(scope="module")
@@ -258,11 +286,8 @@ def test_every_pruner_budget_and_seed_is_there(committed: Results) -> None:
     assert set(arms["label"]) >= {"random", "uniform", "pool", "anti-lofi", "lrcp", "lofi"}
     assert set(arms["label"]) <= set(pruner_names())
     asked = committed.answers.groupby(["arm", "family"], observed=True).size().unstack()
-    packed = committed.arms.index[
-        (committed.arms["how"] == "packed") & (committed.arms["split"] == "test")
-    ]
-    assert (asked.loc[packed] == committed.experiment["scenes"]["test"]).all(axis=None)
-    assert (asked.min(axis=1) == committed.arms["scenes"]).all()
+    scenes = committed.arms["split"].map(committed.experiment["scenes"])
+    assert asked.eq(scenes, axis=0).all(axis=None)
 
 
 def test_measured_budgets_are_those_asked_for(committed: Results) -> None:

@@ -8,24 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
-
+from book.experiments.variants import variants
 from lofi_core.errors import LofiError
-from lofi_core.leverage import ridge_leverage_scores
-from lofi_core.pruners import (
-    DeflatedLoFi,
-    IPRBudget,
-    LoFi,
-    Pruner,
-    Random,
-    ScorePruner,
-    VisualTokens,
-    get_pruner,
-    registered,
-)
+from lofi_core.pruners import IPRBudget, LoFi, Pruner, Random, get_pruner, registered
 from lofi_core.pruners.clip import ClipPruner
 from lofi_core.pruners.inside import InsidePruner, mean_tokens
-from lofi_core.ranks import EffectiveRank, EnergyRank
 
 __all__ = ["BUDGETS", "SCENES", "SEEDS", "SITE_SCENES", "VISUAL", "Arm", "plan"]
 
@@ -34,8 +21,6 @@ CHOICE_BUDGETS = (0.5, 0.22, 0.11)  # of variants, on the validation split
 SEEDS = (0, 1, 2, 3, 4)  # of random controls
 SCENES = {"test": 1000, "validation": 400}
 SITE_SCENES = 200  # the first of the test split, where representations are measured
-FEWER = 200  # scenes for arms that ask one question a row: each costs as much as ten others
-ONE_A_ROW = ("conditioned", "inside", "rows", "single", "padded")
 VISUAL, LAYERS = 144, 4  # visual tokens and layers of the shipped model
 
 # Published settings are for 32 layers; here the first drop comes before layer 1 of 4, or no budget
@@ -95,11 +80,6 @@ class Arm:
         return pruner.seed if isinstance(pruner, Random) and pruner.keep != 1 else None
 
     @property
-    def scenes(self) -> int:
-        """How many scenes, the first of the split, are asked about at most."""
-        return FEWER if self.how in ONE_A_ROW else SCENES[self.split]
-
-    @property
     def measured(self) -> bool:
         """Whether representations are measured, site by site."""
         return (
@@ -108,46 +88,6 @@ class Arm:
             and self.group in ("reference", "main", "chosen")
             and (self.seed or 0) < 2
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RidgeLoFi(ScorePruner):
-    """LoFi with ridge leverage, a smooth rank, in place of leverage at rank k."""
-
-    ridge: float = 1.0
-    center: bool = True
-
-    def scores(self, tokens: VisualTokens) -> Tensor:
-        """Ridge leverage, shape (B, N)."""
-        return ridge_leverage_scores(tokens.projected, self.ridge, True, self.center)
-
-
-def _variants(keep: Any) -> Iterator[tuple[str, str, Pruner]]:
-    """Axis, label and pruner of each variant of LoFi."""
-    yield "baseline", "lofi", LoFi(keep=keep)
-    yield "baseline", "random", Random(keep=keep)
-    yield "baseline", "divprune", get_pruner("divprune", keep=keep)
-    for k in (4, 8, 16, 32, 64):
-        yield "rank", f"k = {k}", LoFi(keep=keep, rank=k)
-    for fraction in (0.5, 0.8, 0.99):
-        yield "rank", f"{fraction:.0%} of the energy", LoFi(keep=keep, rank=EnergyRank(fraction))
-    for factor in (1.0, 2.0):
-        label = f"{factor:g} x effective rank"
-        yield "rank", label, LoFi(keep=keep, rank=EffectiveRank(factor))
-    yield "centring", "not centred, 90% of the energy", LoFi(keep=keep, center=False)
-    yield "centring", "not centred, k = 16", LoFi(keep=keep, center=False, rank=16)
-    yield "site", "encoder, 90% of the energy", LoFi(keep=keep, site="encoder")
-    yield "site", "encoder, k = 16", LoFi(keep=keep, site="encoder", rank=16)
-    for ridge in (0.1, 1.0, 10.0):
-        yield "ridge", f"ridge {ridge:g}", RidgeLoFi(keep=keep, ridge=ridge)
-    for ridge in (0.1, 1.0, 10.0):
-        yield "deflation", f"deflated, ridge {ridge:g}", DeflatedLoFi(keep=keep, ridge=ridge)
-    yield "deflation", "deflated, energies", DeflatedLoFi(keep=keep, kernel="gram")
-    label = "deflated, energies, not centred"
-    yield "deflation", label, DeflatedLoFi(keep=keep, kernel="gram", center=False)
-    yield "merging", "deflated, ridge 1, merged", DeflatedLoFi(keep=keep, merge=True)
-    label = "deflated, energies, merged"
-    yield "merging", label, DeflatedLoFi(keep=keep, kernel="gram", merge=True)
 
 
 def _main() -> Iterator[Arm]:
@@ -208,12 +148,12 @@ def plan() -> list[Arm]:
     full = Random(keep=1.0)
     arms = [Arm("reference", "unpruned", full), *_noise(), *_main()]
     for budget in BUDGETS:
-        for _, label, pruner in _variants(budget):
+        for _, label, pruner in variants(budget):
             if label in CHOSEN:
                 arms.append(Arm("chosen", label, pruner, budget))
     arms += _dynamic()
     arms.append(Arm("reference", "unpruned", full, split="validation"))
     for budget in CHOICE_BUDGETS:
-        for axis, label, pruner in _variants(budget):
+        for axis, label, pruner in variants(budget):
             arms.append(Arm("ablation", label, pruner, budget, split="validation", axis=axis))
     return arms

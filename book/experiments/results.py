@@ -110,11 +110,10 @@ def _arms(arms: Sequence[Arm], scenes: Mapping[str, int]) -> pa.Table:
                 "budget": arm.budget,
                 "seed": arm.seed,
                 "how": arm.how,
-                "scenes": min(arm.scenes, scenes[arm.split]),
                 "parameters": repr(arm.pruner) if pruned else "",
             }
         )
-    types = {"arm": pa.int16(), "budget": pa.float64(), "seed": pa.int16(), "scenes": pa.int16()}
+    types = {"arm": pa.int16(), "budget": pa.float64(), "seed": pa.int16()}
     schema = pa.schema({name: types.get(name, pa.string()) for name in rows[0]})
     return pa.Table.from_pylist(rows, schema)
 

@@ -98,7 +98,8 @@ def run(
         share = range(rank, blocks(n), world)
         todo = [b for b in share if not _part(folder / split, "answers", b).exists()]
         done = len(share) - len(todo)
-        for b in tqdm(todo, f"blocks, {split}", len(share), initial=done, disable=rank > 0):
+        shown = tqdm(todo, f"blocks, {split}", len(share), initial=done) if rank == 0 else todo
+        for b in shown:
             start = time.perf_counter()
             tables = block_tables(models, mine, b, n)
             seconds = {"seconds": f"{time.perf_counter() - start:.1f}"}
@@ -175,8 +176,6 @@ def block_tables(models: Models, arms: Mapping[int, Arm], b: int, n: int) -> dic
     measured = max(0, min(SITE_SCENES - start, len(scenes)))
     before = None
     for number, arm in arms.items():
-        if start >= arm.scenes:
-            continue
         reply = block.ask(arm)
         extra: dict[str, Tensor] = {}
         if arm.measured and measured:
