@@ -94,7 +94,8 @@ def evaluate(
     rank, world = rank_and_world()
     mine = range(rank, len(parts), world)
     todo = [b for b in mine if not parts[b].exists()]
-    bar = tqdm(todo, "blocks", len(mine), initial=len(mine) - len(todo), disable=rank > 0)
+    # One bar for all processes. An argument disable=... would overrule TQDM_DISABLE.
+    bar = todo if rank else tqdm(todo, "blocks", len(mine), initial=len(mine) - len(todo))
     for b in bar:
         start = b * images_per_batch
         block = [scenes[i] for i in range(start, min(start + images_per_batch, n))]
