@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from book import ledger
-from lofi_core.scrub import INK
+from lofi_core.plots import INK
 
 __all__ = ["Table", "forest", "tests_table"]
 

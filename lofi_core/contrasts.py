@@ -4,26 +4,20 @@ For two columns of a per-question quantity, the difference d_i = x_i - y_i is av
 questions, with an interval clustered by image (`lofi_core.statistics`). Its p-value is the larger
 of two: the t-test of the ratio estimator, t = d / se with C - 1 degrees of freedom, which knows
 about images; and, where the quantity is true or false, the exact McNemar test, which holds for any
-number of questions. Holm's correction then runs over all comparisons of the table. `plot_leads` and
-`plot_cells` draw such tables.
+number of questions. Holm's correction then runs over all comparisons of the table.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from scipy import stats
 
 from lofi_core.errors import LofiError
-from lofi_core.plots import METHOD_COLORS
-from lofi_core.scrub import INK
 from lofi_core.statistics import Estimate, clustered_means, holm, mcnemar
 
-__all__ = ["means_table", "paired_tests", "plot_cells", "plot_leads"]
+__all__ = ["means_table", "paired_tests"]
 
 
 def means_table(
@@ -136,93 +130,3 @@ def _estimates(
         clusters = len(np.unique(labels[pattern]))
         found |= {int(name): (mean, clusters) for name, mean in means.items()}
     return [found[j] for j in range(x.shape[1])]
-
-
-def plot_cells(
-    values: pd.DataFrame,
-    sure: pd.DataFrame,
-    label: str,
-    scale: float = 100,
-    form: str = "+.1f",
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw a table of numbers as cells, blue above zero and red below.
-
-    Parameters
-    ----------
-    values : DataFrame
-        For example differences of shares, a row a method, a column a budget.
-    sure : DataFrame of bool
-        The same cells: whether they are told from zero. Those that are not have grey digits on
-        white.
-    label : str
-        What the columns are.
-    scale, form : float, str
-        What values are multiplied by and how they are written; by default as points.
-    ax : Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    Axes
-
-    Examples
-    --------
-    >>> values = pd.DataFrame({"50 %": [0.031, -0.002]}, index=["random", "divprune"])
-    >>> ax = plot_cells(values, values.abs() > 0.01, "budget")
-    >>> [text.get_text() for text in ax.texts]
-    ['+3.1', '-0.2']
-    >>> plt.close(ax.figure)
-    """
-    ax = ax or plt.figure(figsize=(7, 0.9 + 0.28 * len(values))).add_subplot()
-    numbers = scale * values.to_numpy(float)
-    most = float(np.nanquantile(np.abs(numbers), 0.85)) or 1.0  # a few huge ones may saturate
-    told = np.where(sure.to_numpy(bool), numbers, np.nan)
-    ax.imshow(told, cmap=sns.color_palette("vlag_r", as_cmap=True), vmin=-most, vmax=most)
-    for i, j in np.argwhere(np.isfinite(numbers)):
-        color = "#6e6e6e" if np.isnan(told[i, j]) else INK
-        color = "white" if abs(told[i, j]) > 0.7 * most else color
-        ax.text(j, i, format(numbers[i, j], form), ha="center", va="center", color=color)
-    ax.set_xticks(range(values.shape[1]), [str(column) for column in values.columns])
-    ax.set_yticks(range(len(values)), [str(name) for name in values.index])
-    ax.tick_params(length=0)
-    ax.set(xlabel=label, ylabel="", aspect="auto")
-    ax.grid(visible=False)
-    return ax
-
-
-def plot_leads(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw paired differences with their intervals in points, one row a rival.
-
-    Filled points are told from zero after correction, open ones are not.
-
-    Parameters
-    ----------
-    found : DataFrame
-        Rows of `paired_tests`, with a column ``rival``: a label that begins with a method's name
-        and maybe a comma.
-    ax : Axes, optional
-        Where to draw; by default a new figure.
-
-    Returns
-    -------
-    Axes
-
-    Examples
-    --------
-    >>> row = {"rival": "random", "difference": 0.02, "low": 0.01, "high": 0.03, "p_holm": 0.01}
-    >>> ax = plot_leads(pd.DataFrame([row]))
-    >>> [label.get_text() for label in ax.get_yticklabels()]
-    ['random']
-    >>> plt.close(ax.figure)
-    """
-    ax = ax or plt.figure(figsize=(6.4, 0.9 + 0.24 * len(found))).add_subplot()
-    for k, row in enumerate(found.itertuples()):
-        color = METHOD_COLORS.get(str(row.rival).split(",")[0], INK)
-        face = color if row.p_holm < 0.05 else "white"
-        ax.plot([100 * row.low, 100 * row.high], [k, k], color=color, lw=1.2)
-        ax.plot(100 * row.difference, k, "o", color=color, mfc=face, ms=6)
-    ax.axvline(0, color=INK, lw=0.8)
-    ax.set_yticks(range(len(found)), found["rival"])
-    ax.set_ylim(len(found) - 0.4, -0.6)
-    return ax

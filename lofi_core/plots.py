@@ -2,7 +2,7 @@
 
 `style` sets fonts, palette and ink for every figure of the book; `METHOD_COLORS` gives each pruning
 method one colour throughout. `show_kept` draws which patches of an image are kept, `plot_spectrum`
-the energies p_i = s_i^2 / sum s^2. `scrubber` (of `lofi_core.scrub`) puts figures behind a slider.
+the energies p_i = s_i^2 / sum s^2.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,12 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from lofi_core.errors import LofiError
-from lofi_core.scrub import INK, scrubber
 
-__all__ = ["METHOD_COLORS", "fade_dropped", "plot_spectrum", "scrubber", "show_kept", "style"]
+__all__ = ["INK", "METHOD_COLORS", "fade_dropped", "plot_spectrum", "show_kept", "style"]
+
+# Lines and text are drawn in this one grey, so that in SVG it can become the colour of the page's
+# own text: readable in light and dark mode.
+INK = "#262626"
 
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _BROWN, _PINK, _GREY, _, _SKY = sns.color_palette(
     "colorblind"

@@ -155,11 +155,12 @@ def test_a_cell_that_takes_too_long_fails(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_notebook_gives_the_same_output_twice_or_is_found_out(tmp_path: Path) -> None:
     drawn = (
-        "import torch\nfrom lofi_core import plots\nplots.style()\n"
+        "import torch\nfrom book.scrub import scrubber\n"
+        "from lofi_core import plots\nplots.style()\n"
         "g = torch.Generator().manual_seed(seed)\nimport matplotlib.pyplot as plt"
     )
     figure = "fig, ax = plt.subplots()\nax.plot(torch.randn(9, generator=g))\nfig"
-    moving = "plots.scrubber([plt.figure(), plt.figure()], 'k', 'Nothing.')"
+    moving = "scrubber([plt.figure(), plt.figure()], 'k', 'Nothing.')"
     path = written(tmp_path, drawn, figure, moving, "print(g.get_state().sum())", "print(id(g))")
     runs = []
     for name in ("first.ipynb", "second.ipynb"):

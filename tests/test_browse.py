@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lofi_core.browse import Flip, flip_browser
+from book.browse import Flip, flip_browser
+from book.explore import explorer
 from lofi_core.errors import LofiError
-from lofi_core.explore import explorer
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from lofi_core.browse import KINDS
-from lofi_core.contrasts import plot_cells, plot_leads
-from lofi_core.figures import FAINT, plot_budgets, plot_flows, plot_hazard
+from book.browse import KINDS
+from book.differences import plot_cells, plot_leads
+from book.figures import FAINT, plot_budgets, plot_flows, plot_hazard
 from lofi_core.plots import METHOD_COLORS, style
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from book.sheet import CELL, contact_sheet
 from lofi_core.errors import LofiError
-from lofi_core.sheet import CELL, contact_sheet
 
 PICTURE = Image.new("RGB", (24, 24), (200, 30, 30))
 BOX = re.compile(r"M([\d.e-]+) ([\d.e-]+)h([\d.e-]+)v([\d.e-]+)H")

@@ -14,9 +14,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from lofi_core.browse import KINDS
-from lofi_core.plots import METHOD_COLORS
-from lofi_core.scrub import INK
+from book.browse import KINDS
+from lofi_core.plots import INK, METHOD_COLORS
 
 __all__ = ["plot_budgets", "plot_flows", "plot_hazard", "plot_levels"]
 

@@ -43,7 +43,7 @@ def contact_sheet(
     Returns
     -------
     str
-        SVG, for `lofi_core.plots.scrubber` or a page. Text has the colour of the page's.
+        SVG, for `book.scrub.scrubber` or a page. Text has the colour of the page's.
 
     Raises
     ------

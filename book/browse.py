@@ -1,6 +1,6 @@
 """Look at flipped answers one after the other: image, question, answers before and after.
 
-`flip_browser` shows what an average can't. As with `lofi_core.scrub`, it is plain HTML on a page
+`flip_browser` shows what an average can't. As with `book.scrub`, it is plain HTML on a page
 without a kernel, whose first view is complete without scripts, and a widget with one.
 """
 

@@ -2,7 +2,7 @@
 
 For each method `explorer` draws the share of answers that flip, split by kind, beside the change
 of accuracy, which is only a difference of two of these: accuracy change = wrong to right - right to
-wrong. A slider moves the budget. Like `lofi_core.scrub`, of which it is made, it is plain HTML on a
+wrong. A slider moves the budget. Like `book.scrub`, of which it is made, it is plain HTML on a
 page without a kernel and a widget with one.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from lofi_core.browse import KINDS, spoken, swatch
+from book.browse import KINDS, spoken, swatch
+from book.scrub import Scrubber
 from lofi_core.errors import LofiError
-from lofi_core.scrub import Scrubber
 
 __all__ = ["explorer"]
 

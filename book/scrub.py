@@ -17,12 +17,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from lofi_core.errors import LofiError
+from lofi_core.plots import INK
 
-__all__ = ["INK", "Scrubber", "scrubber"]
-
-# Lines and text are drawn in this one grey, so that in SVG it can become the colour of the page's
-# own text: readable in light and dark mode.
-INK = "#262626"
+__all__ = ["Scrubber", "scrubber"]
 
 # Runs once for each scrubber; `hidden` controls appear only here, so that none is dead without it.
 _SCRIPT = """(id, values) => {

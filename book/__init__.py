@@ -1,0 +1,1 @@
+"""What the book is made with: its build, its experiments, its figures. No part of the library."""
