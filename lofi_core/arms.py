@@ -5,8 +5,7 @@ pruner that acts before the language model chooses once per image, not once per 
 """
 
 from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -19,8 +18,9 @@ from lofi_core.pruners import InsidePruner, Pruner, Random, Selection, VisualTok
 from lofi_core.replies import judge, spellings
 from lofi_core.report import ImageReport
 from lofi_core.scenes import Question, Scene
+from lofi_core.sharing import share
 
-__all__ = ["UNPRUNED", "arms", "ask_arms", "share"]
+__all__ = ["UNPRUNED", "arms", "ask_arms"]
 
 UNPRUNED = Random(keep=1.0)
 LONGEST_REPLY = 16  # tokens of an answer in free text
@@ -185,46 +185,6 @@ def _per_row(reports: Sequence[ImageReport], images: Sequence[int]) -> list[dict
             }
         )
     return rows
-
-
-def share(
-    encoded: EncodedInputs, inputs: Mapping[str, Any], images: Sequence[int]
-) -> EncodedInputs:
-    """Use encoded images in other prompts, without running the encoder again.
-
-    Parameters
-    ----------
-    encoded : EncodedInputs
-        Prompts with images.
-    inputs : mapping
-        Other prompts, as the processor returns them.
-    images : sequence of int
-        For each of these, the row of ``encoded`` that shows the same images in the same order.
-
-    Returns
-    -------
-    EncodedInputs
-        What `lofi_core.encoding.encode_inputs` would return for ``inputs``.
-    """
-    outputs, pictures = {}, []
-    for modality, output in encoded.outputs.items():
-        token = getattr(encoded.model.config, f"{modality}_token_id")
-        old, new = encoded.inputs["input_ids"] == token, inputs["input_ids"] == token
-        known = [picture for picture in encoded.pictures if picture.modality == modality]
-        order = []
-        for row, image in enumerate(images):
-            for i, picture in enumerate(known):
-                if picture.row == image:
-                    places = torch.searchsorted(old[image].nonzero()[:, 0], picture.columns)
-                    columns = new[row].nonzero()[places, 0]
-                    pictures.append(replace(picture, row=row, columns=columns))
-                    order.append(i)
-        outputs[modality] = copy(output)
-        if getattr(output, "deepstack_features", None) is not None:
-            outputs[modality].deepstack_features = [
-                [level[i] for i in order] for level in output.deepstack_features
-            ]
-    return replace(encoded, inputs=dict(inputs), outputs=outputs, pictures=pictures)
 
 
 @dataclass(frozen=True, kw_only=True)

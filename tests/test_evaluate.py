@@ -13,14 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny import FAMILIES
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lofi_core import records as records_module
 from lofi_core.answers import ask
-from lofi_core.arms import UNPRUNED, arms, ask_arms, share
+from lofi_core.arms import UNPRUNED, arms, ask_arms
 from lofi_core.consistency import compare
-from lofi_core.encoding import encode_inputs
 from lofi_core.errors import LofiError
 from lofi_core.evaluate import evaluate, main
 from lofi_core.pruners import AveragePool, FastV, LoFi, Norm, Random, ScorePruner, VisualTokens
@@ -150,28 +148,6 @@ def test_pruners_inside_the_language_model(loaded: tuple[Any, Any]) -> None:
     inside = rows[rows.arm == 1]
     assert (inside.tokens <= 0.75 * 144).all() and (inside.tokens > 0.7 * 144).all()
     assert inside.kept.isna().all()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_shared_images_are_as_if_encoded_again(family: str) -> None:
-    tiny = FAMILIES[family]
-    model, kind = tiny.model(), tiny.kinds[:2][-1]
-    if kind == "v":
-        kind = "a"
-    first, second = [3, "a", 4], [3, kind, 4]
-    alone = tiny.inputs([first, second], seeds=[0, 1])
-    full = tiny.inputs([second, first, second, first], seeds=[1, 0, 1, 0])
-    new = torch.randint(3, 100, (4, 2), generator=torch.Generator().manual_seed(0))
-    full["input_ids"] = torch.cat((full["input_ids"], new), 1)  # the questions
-    full["attention_mask"] = torch.cat((full["attention_mask"], torch.ones_like(new)), 1)
-    full |= tiny.extras(full["input_ids"])
-    pruner = Random(keep=0.4)
-    shared = share(encode_inputs(model, alone), full, [1, 0, 1, 0]).prune(pruner)
-    again = encode_inputs(model, full).prune(pruner)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            model(**shared).logits, model(**again).logits, atol=1e-4, rtol=1e-4
-        )
 
 
 # 2. The table
