@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from book.experiments.plan import BUDGETS, CHOSEN, SCENES, SEEDS, SITE_SCENES, A
 from book.experiments.results import FOLDER, Results, best_variants, write_results
 from book.experiments.run import missing_parts, run
 from book.experiments.tables import NONE_OF_THEM
+from book.experiments.trainings import FACTS as FACTS_OF_TRAININGS
+from book.experiments.trainings import trainings, write_trainings
 from book.experiments.variants import Compensated
 from lofi_core.answers import ask
 from lofi_core.arms import UNPRUNED
@@ -225,6 +228,24 @@ def test_a_killed_run_resumes_to_the_same_tables(tmp_path: Path, done: tuple[Pat
 def test_another_run_is_refused(done: tuple[Path, Path]) -> None:
     with pytest.raises(LofiError, match="holds another run"):
         run(done[0], ARMS[:4], {"test": 3}, (0, 1))
+
+
+def test_models_from_other_seeds_stand_beside_the_shipped(small: Results, tmp_path: Path) -> None:
+    out = shutil.copytree(small.folder, tmp_path / "results")
+    facts = dict.fromkeys(FACTS_OF_TRAININGS, "x") | {"scenes": SMALL}
+    models = [
+        replace(small, folder=out, experiment=facts | {"training_seed": seed}) for seed in range(3)
+    ]
+    (out / "experiment.json").write_text(json.dumps({"training_seed": 0}))
+    with pytest.raises(LofiError, match=r"seeds \[0, 1, 1\]"):
+        write_trainings([models[1], models[1]], out)
+    write_trainings(models[1:], out)
+    table, known = trainings(models[0])
+    assert [row["training_seed"] for row in known] == [1, 2]
+    flips = table.pivot_table("flip", "training", "pruner", aggfunc="sum")
+    mine = small.answers[small.answers["group"] == "main"].astype({"pruner": str})
+    for _, row in flips.iterrows():  # the same answers, as it is the same model here
+        assert row.to_dict() == mine.groupby("pruner")["flip"].sum().to_dict()
 
 
 # 3. Variants of the book's own

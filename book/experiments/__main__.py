@@ -1,6 +1,7 @@
 """Command line of the experiments."""
 
 import argparse
+import json
 import multiprocessing
 import os
 import platform
@@ -19,6 +20,7 @@ from book.provenance import commit
 from lofi_core.errors import LofiError
 from lofi_core.evaluate import rank_and_world
 from lofi_core.records import fingerprint
+from lofi_core.scene_vlm import PATH
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = """\
@@ -43,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, default=FOLDER, help="where the results go")
     add("--scenes", type=int, nargs=2, metavar=("TEST", "VALIDATION"), help="how many (all)")
     add("--groups", nargs="*", help="run these groups of arms only, and the unpruned model")
+    add("--model", type=Path, default=PATH, help="another SceneVLM's folder, to see what is luck")
     add("--processes", type=int, default=os.cpu_count() or 1, help="one a core by default")
     options = parser.parse_args(argv)
     counts = options.scenes or plans.SCENES.values()
@@ -51,13 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     scenes = {split: n for split, n in scenes.items() if n}
     try:
         if "RANK" in os.environ:
-            run(options.folder, arms, scenes, rank_and_world())
+            run(options.folder, arms, scenes, rank_and_world(), options.model)
         else:
-            _spread(options.processes, options.folder, arms, scenes)
+            _spread(options.processes, options.folder, arms, scenes, options.model)
         if missing := missing_parts(options.folder, scenes):
             print(f"{missing} blocks are left to other processes")
             return 0
-        facts = _facts(arms, scenes)
+        facts = _facts(arms, scenes, options.model)
         experiment = write_results(options.folder, options.out, arms, facts)
     except LofiError as error:
         parser.exit(2, f"error: {error}\n")
@@ -70,11 +73,11 @@ def _wanted(arm: Arm, groups: list[str] | None) -> bool:
     return groups is None or arm.group in ("reference", *groups)
 
 
-def _spread(world: int, folder: Path, arms: list[Arm], scenes: dict[str, int]) -> None:
+def _spread(world: int, folder: Path, arms: list[Arm], scenes: dict[str, int], model: Path) -> None:
     """Share the blocks among processes of our own."""
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=run, args=(folder, arms, scenes, (rank, world)))
+        context.Process(target=run, args=(folder, arms, scenes, (rank, world), model))
         for rank in range(world)
     ]
     for process in processes:
@@ -87,9 +90,9 @@ def _spread(world: int, folder: Path, arms: list[Arm], scenes: dict[str, int]) -
         )
 
 
-def _facts(arms: list[Arm], scenes: dict[str, int]) -> dict[str, Any]:
+def _facts(arms: list[Arm], scenes: dict[str, int], model: Path) -> dict[str, Any]:
     """Say in experiment.json where the results come from."""
-    models = Models.load(variants=False)
+    models = Models.load(model, variants=False)
     names = ("torch", "transformers", "numpy", "pyarrow")
     return {
         "schema": VERSION,
@@ -99,6 +102,7 @@ def _facts(arms: list[Arm], scenes: dict[str, int]) -> dict[str, Any]:
         "budgets": plans.BUDGETS,
         "seeds": plans.SEEDS,
         "arms": len(arms),
+        "training_seed": json.loads((model / "recipe.json").read_text())["seed"],
         "weights": fingerprint(models.model),
         "clip_weights": fingerprint(models.clip),
         "dtype": "float32",

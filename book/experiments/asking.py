@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from lofi_core.packed import PackedOutput, pack
 from lofi_core.pruners.clip import ClipPruner, ClipText
 from lofi_core.pruners.inside import InsidePruner
 from lofi_core.report import ImageReport
-from lofi_core.scene_vlm import CLIP_PATH, PATH
+from lofi_core.scene_vlm import PATH
 from lofi_core.scenes import Scene
 
 __all__ = ["Block", "Models", "Reply"]
@@ -29,7 +30,7 @@ PADDING = 32  # columns, of the noise arm with padding
 
 @dataclass(frozen=True, eq=False)
 class Models:
-    """The shipped model, its numerical variants by name of the noise arm, and its CLIP."""
+    """A SceneVLM, its numerical variants by name of the noise arm, and its CLIP."""
 
     model: Any
     processor: Any
@@ -38,12 +39,12 @@ class Models:
     words: Any
 
     @classmethod
-    def load(cls, variants: bool = True) -> "Models":
-        """Load everything in float32, on the CPU."""
+    def load(cls, folder: Path = PATH, variants: bool = True) -> "Models":
+        """Load everything in float32, on the CPU; by default the shipped model."""
 
         def vlm(dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> Any:
             load = AutoModelForImageTextToText.from_pretrained
-            return load(PATH, dtype=dtype, attn_implementation=attention).eval()
+            return load(folder, dtype=dtype, attn_implementation=attention).eval()
 
         others = {
             "eager attention": lambda: vlm(attention="eager"),
@@ -52,10 +53,10 @@ class Models:
         }
         return cls(
             vlm(),
-            AutoProcessor.from_pretrained(PATH),
+            AutoProcessor.from_pretrained(folder),
             {name: make() for name, make in others.items()} if variants else {},
-            CLIPModel.from_pretrained(CLIP_PATH).eval(),
-            AutoTokenizer.from_pretrained(CLIP_PATH),
+            CLIPModel.from_pretrained(folder / "clip").eval(),
+            AutoTokenizer.from_pretrained(folder / "clip"),
         )
 
 

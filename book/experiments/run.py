@@ -25,6 +25,7 @@ from book.experiments.asking import Block, Models, Reply
 from book.experiments.measure import site_rows
 from book.experiments.plan import SITE_SCENES, VISUAL, Arm
 from lofi_core.records import claim_folder, fingerprint, write_whole
+from lofi_core.scene_vlm import PATH
 from lofi_core.scenes import SceneVQA
 
 __all__ = [
@@ -74,7 +75,11 @@ SITES = pa.schema(
 
 
 def run(
-    folder: Path, arms: Sequence[Arm], scenes: Mapping[str, int], place: tuple[int, int]
+    folder: Path,
+    arms: Sequence[Arm],
+    scenes: Mapping[str, int],
+    place: tuple[int, int],
+    model: Path = PATH,
 ) -> None:
     """Do this process's share of the blocks that are not done, split by split.
 
@@ -88,9 +93,11 @@ def run(
         How many of each split, which are run in this order.
     place : tuple of int
         Rank of this process, and number of processes.
+    model : Path
+        A SceneVLM's folder; by default the shipped one.
     """
     torch.set_num_threads(1)  # many small products: one process a core does more
-    models = Models.load(variants=any(arm.how == "model" for arm in arms))
+    models = Models.load(model, variants=any(arm.how == "model" for arm in arms))
     rank, world = place
     for split, n in scenes.items():
         mine = of_split(arms, split)
