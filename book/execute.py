@@ -1,16 +1,11 @@
 """Run notebooks by papermill, with parameters that are checked and results that are kept.
 
-A result is kept under the SHA-256 of all that can change it: the notebook's code cells, its
-parameters, every file of `lofi_core` (the shipped model too), the lock file, Python, the kind of
-device, and, if it imports from `book`, the committed results, claims, and what reads them. Text may
-be edited without running anything again.
+A result is kept under the key of `book.cache`; text may be edited without running anything again.
 """
 
 import ast
-import hashlib
 import os
 import re
-import sys
 import time
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,7 +17,8 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 
-ROOT = Path(__file__).resolve().parents[1]
+from book.cache import ROOT, cache_key
+
 BUILD = ROOT / "_build"
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -33,7 +29,6 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "IPYTHONDIR": str(BUILD / "ipython"),
 }
-USES_RESULTS = re.compile(r"^(from|import) book\b", re.MULTILINE)
 # No remarks of the kernel on its transport; figures for sharp screens.
 KERNEL_CONFIG = """\
 c = get_config()
@@ -139,27 +134,6 @@ def changed_parameters(path: Path, parameters: dict[str, Any]) -> dict[str, Any]
             return False
 
     return {name: value for name, value in parameters.items() if not same(name)}
-
-
-def cache_key(
-    notebook: NotebookNode, parameters: dict[str, Any], device: str, root: Path = ROOT
-) -> str:
-    """Return the SHA-256 over everything that decides a notebook's outputs."""
-    cells = [(c.source, c.metadata.get("tags")) for c in notebook.cells if c.cell_type == "code"]
-    digest = hashlib.sha256(repr((cells, sorted(parameters.items()), device, sys.version)).encode())
-    sources = [p for p in (root / "lofi_core").rglob("*") if p.is_file()]
-    if any(USES_RESULTS.search(source) for source, _ in cells):
-        sources += [p for p in (root / "book" / "results").rglob("*") if p.is_file()]
-        sources += [*(root / "book").glob("*.yml"), *(root / "book").glob("ledger*.py")]
-        sources += [
-            *(root / "book").glob("metrics*"),
-            *(root / "book" / "experiments").glob("*.py"),
-        ]
-    for path in (root / "requirements.lock", *sorted(sources)):
-        if "__pycache__" not in path.parts:
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(root)} {content}\n".encode())
-    return digest.hexdigest()[:32]
 
 
 def execute(path: Path, output: Path, parameters: dict[str, Any], timeout: int) -> None:

@@ -71,49 +71,6 @@ def test_an_unknown_profile_lists_those_that_exist() -> None:
         execute.load_profile("fast")
 
 
-# The cache
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Path:
-    (tmp_path / "lofi_core" / "__pycache__").mkdir(parents=True)
-    (tmp_path / "lofi_core" / "spectrum.py").write_text("a = 1")
-    (tmp_path / "requirements.lock").write_text("torch==1")
-    return tmp_path
-
-
-def test_cache_key_covers_all_that_decides_a_result(library: Path) -> None:
-    def key(source: str = "1", seed: int = 0, device: str = "cpu") -> str:
-        notebook = notebook_of(new_code_cell(source))
-        return execute.cache_key(notebook, {"seed": seed}, device, root=library)
-
-    keys = [key(), key(source="2"), key(seed=1), key(device="a GPU")]
-    for name in ("lofi_core/spectrum.py", "lofi_core/new.safetensors", "requirements.lock"):
-        (library / name).write_text(f"changed {name}")
-        keys.append(key())
-    assert len(set(keys)) == len(keys)
-
-
-def test_cache_key_covers_results_where_they_are_used(library: Path) -> None:
-    def keys() -> list[str]:
-        sources = ("1", "from book.experiments import load")
-        notebooks = (notebook_of(new_code_cell(source)) for source in sources)
-        return [execute.cache_key(notebook, {}, "cpu", root=library) for notebook in notebooks]
-
-    before = keys()
-    (library / "book" / "results").mkdir(parents=True)
-    (library / "book" / "results" / "answers.parquet").write_text("new")
-    after = keys()
-    assert before[0] == after[0] and before[1] != after[1]
-
-
-def test_cache_key_ignores_text_and_compiled_files(library: Path) -> None:
-    code, text = new_code_cell("1"), new_markdown_cell("words")
-    before = execute.cache_key(notebook_of(code), {}, "cpu", root=library)
-    (library / "lofi_core" / "__pycache__" / "x.pyc").write_text("x")
-    assert execute.cache_key(notebook_of(text, code), {}, "cpu", root=library) == before
-
-
 def test_outputs_are_put_beside_newer_text_and_injected_values_stay() -> None:
     injected = ran("seed = 3", tags=["injected-parameters"])
     done = notebook_of(PARAMETERS, injected, ran("1", [new_output("stream", text="one")]))
