@@ -22,12 +22,13 @@ from book.experiments import run as runs
 from book.experiments.check import check, commit_seed
 from book.experiments.compact import probability_matrix, shorter, split_probabilities
 from book.experiments.plan import BUDGETS, CHOSEN, SCENES, SEEDS, SITE_SCENES, Arm, plan
-from book.experiments.results import FOLDER, Results, best_variants, write_results
+from book.experiments.results import FOLDER, Results, best_variants
 from book.experiments.run import missing_parts, run
 from book.experiments.tables import NONE_OF_THEM
 from book.experiments.trainings import FACTS as FACTS_OF_TRAININGS
 from book.experiments.trainings import trainings, write_trainings
 from book.experiments.variants import Compensated
+from book.experiments.writing import write_results
 from lofi_core.answers import ask
 from lofi_core.arms import UNPRUNED
 from lofi_core.errors import LofiError

@@ -14,8 +14,9 @@ from typing import Any
 from book.experiments import plan as plans
 from book.experiments.asking import Models
 from book.experiments.plan import Arm
-from book.experiments.results import FOLDER, write_results
+from book.experiments.results import FOLDER
 from book.experiments.run import VERSION, missing_parts, run
+from book.experiments.writing import write_results
 from book.provenance import commit
 from lofi_core.errors import LofiError
 from lofi_core.evaluate import rank_and_world

@@ -1,15 +1,10 @@
-"""The committed results: writing them compactly, and loading them as tidy tables.
-
-Answers are sorted by question, then by arm, so that neighbours are alike and compress well. What
-can be had again is not stored: questions, true answers and objects come from SceneVQA, and flips,
-divergences and changes are computed on loading, by `lofi_core`.
-"""
+"""The committed results, loaded as tidy tables; flips and divergences are computed on loading."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,103 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from book.experiments.compact import probability_matrix, shorter, split_probabilities
-from book.experiments.plan import VISUAL, Arm
-from book.experiments.run import NOT_ADMISSIBLE, VERSION, of_split, read_parts
+from book.experiments.compact import probability_matrix
+from book.experiments.plan import VISUAL
+from book.experiments.run import NOT_ADMISSIBLE, VERSION
 from book.experiments.tables import answer_table, question_table, site_table
 from lofi_core.consistency import Comparison, compare
 from lofi_core.errors import LofiError
-from lofi_core.records import write_whole
 
-__all__ = ["FOLDER", "Results", "best_variants", "load", "write_results"]
+__all__ = ["FOLDER", "Results", "best_variants", "load"]
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
-UNPRUNED = ("reference", "noise")  # groups of arms whose probabilities are kept in float32
 OTHER_TYPES = ("bfloat16", "float64")  # noise arms that are not in float32
-ORDER = {
-    "answers": ("image", "number", "arm"),
-    "images": ("arm", "image", "number"),
-    "sites": ("arm", "site", "tokens", "image"),
-}
-
-
-def write_results(
-    folder: Path, out: Path, arms: Sequence[Arm], facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Put a complete run's parts together.
-
-    Parameters
-    ----------
-    folder, out : Path
-        Of the run, and of the results.
-    arms : sequence of Arm
-        As they were run.
-    facts : mapping
-        What else ``experiment.json`` shall say.
-
-    Returns
-    -------
-    dict
-        What it says.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, list[pa.Table]] = {name: [] for name in ORDER}
-    seconds, first = 0.0, 0
-    for split in facts["scenes"]:
-        for name, order in ORDER.items():
-            table, spent = read_parts(folder / split, name)
-            table = table.sort_by([(key, "ascending") for key in order])
-            numbers = pc.add(table["arm"], first).cast(pa.int16())
-            place = table.schema.get_field_index("arm")
-            tables[name].append(table.set_column(place, "arm", numbers))
-            seconds += spent if name == "answers" else 0
-        first += len(of_split(arms, split))
-    whole = {"arms": _arms(arms, facts["scenes"])}
-    whole |= {name: pa.concat_tables(parts) for name, parts in tables.items()}
-    exact = [i for i, arm in enumerate(whole["arms"]["group"].to_pylist()) if arm in UNPRUNED]
-    whole["answers"] = shorter(split_probabilities(whole["answers"], exact))
-    whole["sites"] = shorter(whole["sites"])
-    hashes = {}
-    for name, table in whole.items():
-        path = out / f"{name}.parquet"
-        marked = table.replace_schema_metadata({"lofi.experiment": str(VERSION)})
-        write_whole(path, partial(pq.write_table, marked, **ENCODING))
-        hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    experiment = {**facts, "seconds": round(seconds), "sha256": hashes}
-    text = json.dumps(experiment, indent=1) + "\n"
-    write_whole(out / "experiment.json", lambda part: part.write_text(text))
-    return experiment
-
-
-ENCODING: dict[str, Any] = {
-    "compression": "zstd",
-    "compression_level": 19,
-    "row_group_size": 1 << 22,
-    "data_page_size": 1 << 24,
-}
-
-
-def _arms(arms: Sequence[Arm], scenes: Mapping[str, int]) -> pa.Table:
-    rows: list[dict[str, Any]] = []
-    for arm in (arm for split in scenes for arm in of_split(arms, split).values()):
-        pruned = arm.group not in UNPRUNED
-        rows.append(
-            {
-                "arm": len(rows),
-                "split": arm.split,
-                "group": arm.group,
-                "pruner": (arm.pruner.name or "lofi") if pruned else "none",
-                "label": arm.label,
-                "axis": arm.axis,
-                "budget": arm.budget,
-                "seed": arm.seed,
-                "how": arm.how,
-                "parameters": repr(arm.pruner) if pruned else "",
-            }
-        )
-    types = {"arm": pa.int16(), "budget": pa.float64(), "seed": pa.int16()}
-    schema = pa.schema({name: types.get(name, pa.string()) for name in rows[0]})
-    return pa.Table.from_pylist(rows, schema)
 
 
 def load(folder: str | Path = FOLDER, groups: Sequence[str] | None = None) -> "Results":
@@ -124,7 +33,7 @@ def load(folder: str | Path = FOLDER, groups: Sequence[str] | None = None) -> "R
     Parameters
     ----------
     folder : path-like
-        Where `write_results` put them; by default those that come with the book.
+        Where `book.experiments.writing.write_results` put them; by default those that come with the book.
     groups : sequence of str, optional
         Load the arms of these groups only, and the unpruned model.
 
