@@ -33,7 +33,7 @@ def load(folder: str | Path = FOLDER, groups: Sequence[str] | None = None) -> "R
     Parameters
     ----------
     folder : path-like
-        Where `book.experiments.writing.write_results` put them; by default those that come with the book.
+        Where `book.experiments.writing` put them; by default those that come with the book.
     groups : sequence of str, optional
         Load the arms of these groups only, and the unpruned model.
 
