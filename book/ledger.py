@@ -23,7 +23,8 @@ from typing import Any
 
 import yaml
 
-import book.exact  # noqa: F401  (registers its figures)
+import book.exact
+import book.second_looks  # noqa: F401  (both register their figures)
 from book.evidence import Evidence
 from book.metrics import METRICS, compute
 
