@@ -5,13 +5,14 @@ current transformers takes in place of pixels, with as many placeholders in ``in
 """
 
 from collections import UserDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lofi_core.errors import LofiError
 from lofi_core.families import Family, family_of
@@ -210,10 +211,11 @@ def encode_inputs(
                 )
             continue
         arguments = {name: inputs[name] for name in names[modality]}
-        with watching(model, family, by_token) as found:
-            outputs[modality] = family.encode(model, modality, arguments)
-        features = family.features(model, outputs[modality])
-        layouts = family.layouts(model, modality, arguments, features)
+        with _own_parameters(model.base_model):
+            with watching(model, family, by_token) as found:
+                outputs[modality] = family.encode(model, modality, arguments)
+            features = family.features(model, outputs[modality])
+            layouts = family.layouts(model, modality, arguments, features)
         known = {name: family.align(model, arguments, found[name]) for name in by_token}
         found_here = locate(modality, slots, features, layouts, known)
         if "pixels" in needs:
@@ -229,3 +231,15 @@ def encode_inputs(
             "expected at least one: call the model itself for text alone"
         )
     return EncodedInputs(model, family, inputs, outputs, names, pictures)
+
+
+@contextmanager
+def _own_parameters(module: nn.Module) -> Iterator[None]:
+    """Have a module's own parameters at hand where accelerate offloads them, as in its forward."""
+    if not hasattr(module, "_hf_hook"):
+        yield
+        return
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        yield

@@ -151,7 +151,9 @@ def _known(group: Sequence[Picture], needs: Sequence[str]) -> dict[str, Any]:
             f"prune: the pruner needs {missing}, which were not recorded; expected "
             f"encode_inputs(model, inputs, needs={tuple(needs)})"
         )
-    return {name: as_batch(name, [picture.known[name] for picture in group]) for name in needs}
+    device = group[0].features.device  # a sharded encoder may have recorded facts elsewhere
+    facts = {name: as_batch(name, [picture.known[name] for picture in group]) for name in needs}
+    return {name: fact.to(device) for name, fact in facts.items()}
 
 
 def clock(X: Tensor) -> float:

@@ -503,10 +503,16 @@ def test_chunked_prefill(family: str) -> None:
     assert torch.equal(chunked, model.generate(**pruned, **options))
 
 
-def test_offloaded_model(tmp_path: Path) -> None:
+# accelerate cannot offload the others, pruned or not: their forward computes on parameters that
+# stay on the meta device.
+@pytest.mark.parametrize(
+    "family",
+    [f for f in FAMILIES if f not in ("llava_onevision", "idefics3", "gemma3", "aya_vision")],
+)
+def test_offloaded_model(family: str, tmp_path: Path) -> None:
     """Weights on disk, hooks in every module: the path assumes no device of the model."""
     accelerate = pytest.importorskip("accelerate")
-    plain, inputs = setup("llava", "left")
+    plain, inputs = setup(family, "left")
     model = copy.deepcopy(plain)
     expected = plain(**prune_inputs(plain, inputs, LoFi(keep=0.5))).logits
     accelerate.disk_offload(model, tmp_path, execution_device=torch.device("cpu"))

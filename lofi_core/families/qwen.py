@@ -51,7 +51,7 @@ class QwenVL(Family):
         chosen = super().rebuild(output, choices)
         if getattr(output, "deepstack_features", None) is not None:
             chosen.deepstack_features = [
-                [level[choice.chosen] for level, choice in zip(levels, choices, strict=True)]
-                for levels in output.deepstack_features
+                [x[choice.chosen.to(x.device)] for x, choice in zip(level, choices, strict=True)]
+                for level in output.deepstack_features
             ]
         return chosen
