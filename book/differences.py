@@ -4,15 +4,19 @@ They draw tables of `lofi_core.contrasts`, in points. What is told from zero is 
 filled; what is not stays grey, or open.
 """
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 
 from lofi_core.plots import INK, METHOD_COLORS
 
 __all__ = ["plot_cells", "plot_leads"]
+
+RED_WHITE_BLUE = LinearSegmentedColormap.from_list("lead", ["#a9373b", "#ffffff", "#2369bd"])
 
 
 def plot_cells(
@@ -48,18 +52,20 @@ def plot_cells(
     >>> values = pd.DataFrame({"50 %": [0.031, -0.002]}, index=["random", "divprune"])
     >>> ax = plot_cells(values, values.abs() > 0.01, "budget")
     >>> [text.get_text() for text in ax.texts]
-    ['+3.1', '-0.2']
+    ['+3.1', '−0.2']
     >>> plt.close(ax.figure)
     """
     ax = ax or plt.figure(figsize=(7, 0.9 + 0.28 * len(values))).add_subplot()
     numbers = scale * values.to_numpy(float)
     most = float(np.nanquantile(np.abs(numbers), 0.85)) or 1.0  # a few huge ones may saturate
     told = np.where(sure.to_numpy(bool), numbers, np.nan)
-    ax.imshow(told, cmap=sns.color_palette("vlag_r", as_cmap=True), vmin=-most, vmax=most)
+    roots = FuncNorm((_root, _square), vmin=-most, vmax=most)  # so that small ones are seen, too
+    ax.imshow(told, cmap=RED_WHITE_BLUE, norm=roots)
     for i, j in np.argwhere(np.isfinite(numbers)):
         color = "#6e6e6e" if np.isnan(told[i, j]) else INK
-        color = "white" if abs(told[i, j]) > 0.7 * most else color
-        ax.text(j, i, format(numbers[i, j], form), ha="center", va="center", color=color)
+        color = "white" if abs(told[i, j]) > 0.6 * most else color
+        text = format(numbers[i, j], form).replace("-", "−")
+        ax.text(j, i, text, ha="center", va="center", color=color)
     ax.set_xticks(range(values.shape[1]), [str(column) for column in values.columns])
     ax.set_yticks(range(len(values)), [str(name) for name in values.index])
     ax.tick_params(length=0)
@@ -68,7 +74,21 @@ def plot_cells(
     return ax
 
 
-def plot_leads(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def _root(x: np.ndarray) -> np.ndarray:
+    return np.sign(x) * np.sqrt(np.abs(x))
+
+
+def _square(x: np.ndarray) -> np.ndarray:
+    return np.sign(x) * np.square(x)
+
+
+def plot_leads(
+    found: pd.DataFrame,
+    ax: Axes | None = None,
+    order: Sequence[str] | None = None,
+    marker: str = "o",
+    shift: float = 0.0,
+) -> Axes:
     """Draw paired differences with their intervals in points, one row a rival.
 
     Filled points are told from zero after correction, open ones are not.
@@ -80,6 +100,10 @@ def plot_leads(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         with a method's name and maybe a comma.
     ax : Axes, optional
         Where to draw; by default a new figure.
+    order : sequence of str, optional
+        All rows of the figure, from the top; by default those of ``found``.
+    marker, shift : str, float
+        Of the points, and by how much of a row they are lowered: to draw two methods in one figure.
 
     Returns
     -------
@@ -93,13 +117,15 @@ def plot_leads(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ['random']
     >>> plt.close(ax.figure)
     """
-    ax = ax or plt.figure(figsize=(6.4, 0.9 + 0.24 * len(found))).add_subplot()
-    for k, row in enumerate(found.itertuples()):
+    order = list(found["rival"] if order is None else order)
+    ax = ax or plt.figure(figsize=(6.4, 0.9 + 0.24 * len(order))).add_subplot()
+    for row in found.itertuples():
+        y = order.index(row.rival) + shift
         color = METHOD_COLORS.get(str(row.rival).split(",")[0], INK)
         face = color if row.p_holm < 0.05 else "white"
-        ax.plot([100 * row.low, 100 * row.high], [k, k], color=color, lw=1.2)
-        ax.plot(100 * row.difference, k, "o", color=color, mfc=face, ms=6)
+        ax.plot([100 * row.low, 100 * row.high], [y, y], color=color, lw=1.2)
+        ax.plot(100 * row.difference, y, marker, color=color, mfc=face, ms=6)
     ax.axvline(0, color=INK, lw=0.8)
-    ax.set_yticks(range(len(found)), found["rival"])
-    ax.set_ylim(len(found) - 0.4, -0.6)
+    ax.set_yticks(range(len(order)), order)
+    ax.set_ylim(len(order) - 0.4, -0.6)
     return ax

@@ -270,7 +270,7 @@ def _moved(fresh: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list
         room = 1e-6 + 0.05 * (fresh["high"] - fresh["low"])
         for name, slack in (("value", 1e-6), ("low", room), ("high", room)):
             if not abs(fresh[name] - recorded[name]) <= slack:  # NaN has moved, too
-                problems.append(f"{name} recorded {recorded[name]}, computed {fresh[name]}")
+                problems.append(f"{name} recorded {recorded[name]:.6g}, computed {fresh[name]:.6g}")
     for name in fresh.keys() - {"value", "low", "high"}:
         if fresh[name] != recorded.get(name):
             problems.append(f"{name} recorded {recorded.get(name)!r}, computed {fresh[name]!r}")

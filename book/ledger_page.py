@@ -1,6 +1,7 @@
-"""The ledger as readers see it: a table that can be filtered without a kernel, and a figure."""
+"""The ledger as readers see it: claims that can be chosen without a kernel, and a figure."""
 
 import html
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from book import ledger
+from book.typeset import typeset
 from lofi_core.plots import INK
 
-__all__ = ["Table", "forest", "tests_table"]
+__all__ = ["Table", "counts", "forest", "tests_table", "wrapped"]
 
 SOURCES = {"lofi2025": "the paper", "instability2025": "its later version", "ours": "this book"}
 SIGNS = {"holds": "✓", "fails": "✗", "open": "?", "no data": "–"}
@@ -32,16 +34,22 @@ STYLE = """
 .ledger fieldset { border: 0; padding: 0; margin: 0 0 .4rem; }
 .ledger legend { float: left; margin: 0 .6rem 0 0; font-size: 1em; width: auto; }
 .ledger label { margin-right: .8rem; white-space: nowrap; display: inline-block; }
-.ledger table { width: 100%; text-align: left; font-size: .9em; }
-.ledger table :is(th, td) { text-align: left; vertical-align: top; white-space: normal; }
-.ledger td:first-child { white-space: nowrap; font-weight: bold; }
-.ledger ul { margin: 0; padding: 0; list-style: none; }
+.ledger .claim { border-left: .3rem solid #8a8a8a; padding: .1rem 0 .1rem .8rem; margin: 1.2rem 0; }
+.ledger .claim[data-verdict="replicated"] { border-color: #029e73; }
+.ledger .claim[data-verdict="not-replicated"] { border-color: #d55e00; }
+.ledger .claim :is(p, ul) { margin: 0 0 .25rem; padding: 0; }
 .ledger q { font-style: italic; }
+.ledger .test { display: grid; grid-template-columns: 1.4em 14.5em 1fr; line-height: 1.45; }
+.ledger .test > :last-child { grid-column: 2 / -1; font-size: .85em; opacity: .85; }
+@media (max-width: 576px) {
+  .ledger .test { grid-template-columns: 1.4em 1fr; }
+  .ledger .test > :nth-child(n + 3) { grid-column: 2; }
+}
 """
 
 
 class Table:
-    """All claims with their verdicts; rows can be chosen by verdict and by source."""
+    """All claims with their verdicts; claims can be chosen by verdict and by source."""
 
     def __init__(self, claims: list[ledger.Claim], record: Mapping[str, Any]) -> None:
         self.claims, self.record = claims, record
@@ -52,7 +60,7 @@ class Table:
         return "\n".join(f"{verdicts[c['id']]['verdict']:15} {c['id']}" for c in self.claims)
 
     def _repr_html_(self) -> str:
-        """Return the table; the choice is made by style sheets, so it needs no script."""
+        """Return the claims; the choice is made by style sheets, so it needs no script."""
         verdicts = self.record["verdicts"]
         of_verdict = {v: v for v in ledger.VERDICTS}
         counts = [
@@ -61,48 +69,56 @@ class Table:
         ]
         controls = _choice("verdict", of_verdict, counts[0]) + _choice("by", SOURCES, counts[1])
         rules = [
-            f".ledger:has(#ledger-{name}-{_slug(key)}:checked) tr[data-{name}]"
+            f".ledger:has(#ledger-{name}-{_slug(key)}:checked) .claim"
             f":not([data-{name}='{_slug(key)}']) {{ display: none; }}"
             for name, keys in (("verdict", of_verdict), ("by", SOURCES))
             for key in keys
         ]
-        rows = "".join(self._row(claim) for claim in self.claims)
-        head = "".join(f"<th>{word}</th>" for word in ("verdict", "claim", "found", "chapter"))
+        claims = "".join(self._claim(claim) for claim in self.claims)
         return (
-            f'<div class="ledger"><style>{STYLE}{" ".join(rules)}</style>{controls}'
-            f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-            "</div>"
+            f'<div class="ledger"><style>{STYLE}{" ".join(rules)}</style>{controls}{claims}</div>'
         )
 
-    def _row(self, claim: ledger.Claim) -> str:
+    def _claim(self, claim: ledger.Claim) -> str:
         found = self.record["verdicts"][claim["id"]]
-        quote = f"<q>{_text(claim['quote'])}</q> ({claim['from']})<br>" if claim["quote"] else ""
-        why = f"<details><summary>why so</summary>{_text(claim.get('why', ''))}</details>"
-        reason = why if claim["tests"] else ""
         stem = Path(claim["notebook"]).stem
-        cells = (
-            html.escape(found["verdict"]),
-            f"{quote}{_text(claim['statement'])}{reason}",
-            self._found(claim, found),
-            f'<a href="{stem}.html">{int(stem[:2])}</a>',
+        head = (
+            f"<strong>{html.escape(found['verdict'])}</strong>: {claim['id']} "
+            f"({SOURCES[claim['source']]}, {html.escape(claim['from'])}; tested in "
+            f'<a href="{stem}.html">chapter {int(stem[:2])}</a>)'
         )
+        quote = f"<p><q>{_text(claim['quote'])}</q></p>" if claim["quote"] else ""
+        body = f"<p>{_text(found['says'])}</p>"
+        if claim["tests"]:
+            tests = zip(claim["tests"], found["tests"], strict=True)
+            where = found["says"].partition(" Tested on ")
+            reason = f"{claim['why']} {where[1].strip()} {where[2]}"
+            body = (
+                f"<ul>{''.join(self._test(test, outcome) for test, outcome in tests)}</ul>"
+                f"<details><summary>why this criterion, and on what</summary>{_text(reason)}"
+                "</details>"
+            )
         return (
-            f'<tr id="claim-{claim["id"]}" data-verdict="{_slug(found["verdict"])}" '
-            f'data-by="{claim["source"]}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+            f'<div class="claim" id="claim-{claim["id"]}" data-verdict="{_slug(found["verdict"])}" '
+            f'data-by="{claim["source"]}"><p>{head}</p>{quote}<p>{_text(claim["statement"])}</p>'
+            f"{body}</div>"
         )
 
-    def _found(self, claim: ledger.Claim, found: Mapping[str, Any]) -> str:
-        lines = []
-        for test, outcome in zip(claim["tests"], found["tests"], strict=True):
-            figure = self.record["metrics"][test["metric"]]
-            said, what = figure.get("missing"), ""
-            if said is None:
-                claimed = ledger.criterion(test, figure["unit"])
-                said, what = f"{ledger.show(figure)}, claimed {claimed}", figure["what"]
-            sign = f'<span role="img" aria-label="{WORDS[outcome]}">{SIGNS[outcome]}</span>'
-            lines.append(f'<li title="{_text(what)}">{sign} {_text(said)}</li>')
-        says = f"<details><summary>in words</summary>{_text(found['says'])}</details>"
-        return f"<ul>{''.join(lines)}</ul>{says}" if lines else _text(found["says"])
+    def _test(self, test: Mapping[str, Any], outcome: str) -> str:
+        """One test: its sign, figure and criterion, and below, what was counted and how often."""
+        figure = self.record["metrics"][test["metric"]]
+        sign = f'<span role="img" aria-label="{WORDS[outcome]}">{SIGNS[outcome]}</span>'
+        if "missing" in figure:
+            return f'<li class="test">{sign}<span>{_text(figure["missing"])}</span></li>'
+        images = f" of {figure['images']:,} images" if figure["images"] else ""
+        model = "" if figure["model"] == "none" else f"; {figure['model']}"
+        parts = (
+            f"{ledger.show(figure)}",
+            f"asked for: {ledger.criterion(test, figure['unit'])}",
+            f"{figure['what']} (n = {figure['n']:,}{images}{model})",
+        )
+        cells = "".join(f"<span>{_text(part)}</span>" for part in parts)
+        return f'<li class="test">{sign}{cells}</li>'
 
 
 def _choice(name: str, keys: Mapping[str, str], counts: pd.Series) -> str:
@@ -122,7 +138,32 @@ def _slug(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(" ".join(text.split()))
+    return html.escape(typeset(" ".join(text.split())))
+
+
+def wrapped(fields: Mapping[str, Any], width: int = 78) -> str:
+    """Render fields for print, a line each, in lines that fit the page.
+
+    >>> print(wrapped({"dtype": "float32", "scenes": {"test": 1000, "validation": 400}}))
+    dtype         float32
+    scenes        test 1000, validation 400
+    """
+    lines = []
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {content}" for key, content in value.items())
+        text = f"{name:13} {' '.join(str(value).split())}"
+        lines.append(textwrap.fill(text, width, subsequent_indent=" " * 14))
+    return "\n".join(lines)
+
+
+def counts(claims: list[ledger.Claim], record: Mapping[str, Any]) -> pd.DataFrame:
+    """Count the verdicts, a row for each who makes claims."""
+    rows = [(SOURCES[c["source"]], record["verdicts"][c["id"]]["verdict"]) for c in claims]
+    source, verdict = zip(*rows, strict=True)
+    table = pd.crosstab(pd.Index(source, name=None), pd.Index(verdict, name=None))
+    table = table.reindex(SOURCES.values(), columns=ledger.VERDICTS, fill_value=0)
+    return table.rename_axis(index=None, columns=None)
 
 
 def tests_table(claims: list[ledger.Claim], record: Mapping[str, Any]) -> pd.DataFrame:
@@ -151,7 +192,7 @@ def forest(claims: list[ledger.Claim], record: Mapping[str, Any]) -> Figure:
     panels = {name: rows for name, rows in panels.items() if len(rows)}
     heights = [len(rows) + 1.6 for rows in panels.values()]
     fig, axes = plt.subplots(
-        len(panels), figsize=(8, 0.27 * sum(heights)), height_ratios=heights, squeeze=False
+        len(panels), figsize=(6.4, 0.27 * sum(heights)), height_ratios=heights, squeeze=False
     )
     for ax, (name, rows) in zip(axes[:, 0], panels.items(), strict=True):
         _, scale, label = PANELS[name]
@@ -161,8 +202,8 @@ def forest(claims: list[ledger.Claim], record: Mapping[str, Any]) -> Figure:
         plt.Line2D([], [], color=color, marker=_MARKS[outcome], label=f"test {WORDS[outcome]}")
         for outcome, color in COLORS.items()
     ]
-    band = plt.Rectangle((0, 0), 1, 1, color=INK, alpha=0.12, label="claimed")
-    fig.legend(handles=[band, *marks], loc="outside upper center", ncols=4)
+    band = plt.Rectangle((0, 0), 1, 1, color=INK, alpha=0.12, label="asked for")
+    fig.legend(handles=[band, *marks], loc="outside upper center", ncols=4, columnspacing=1)
     return fig
 
 
@@ -181,6 +222,7 @@ def _panel(ax: Axes, rows: pd.DataFrame, scale: float) -> None:
         color, marker = COLORS[row.outcome], _MARKS[row.outcome]
         ax.plot([row.low * scale, row.high * scale], [y, y], color=color)
         ax.plot(row.value * scale, y, marker, color=color)
-    ax.set_yticks(range(len(rows)), [f"{r.claim}: {r.metric}" for r in rows.itertuples()], size=8)
+    names = [f"{row.claim}: {row.metric.rpartition('.')[2]}" for row in rows.itertuples()]
+    ax.set_yticks(range(len(rows)), names, size=9)
     ax.set(xlim=(left, right), ylim=(len(rows) - 0.4, -0.6))
     ax.grid(axis="y", visible=False)

@@ -21,6 +21,8 @@ from lofi_core.plots import INK
 
 __all__ = ["Scrubber", "scrubber"]
 
+HOLLOW = re.compile(r"fill: #ffffff(?=; stroke)")  # open markers: as the page behind them
+
 # Runs once for each scrubber; `hidden` controls appear only here, so that none is dead without it.
 _SCRIPT = """(id, values) => {
   const root = document.getElementById(id), frames = root.querySelectorAll(".scrubber-frame");
@@ -50,8 +52,10 @@ _SCRIPT = """(id, values) => {
 class Scrubber:
     """Frames behind one slider; see `scrubber`, which makes it."""
 
-    def __init__(self, frames: Sequence[str], values: Sequence[str], label: str, alt: str) -> None:
-        self.values, self.label, self.alt = list(values), label, alt
+    def __init__(
+        self, frames: Sequence[str], values: Sequence[str], label: str, alt: str, start: int = 0
+    ) -> None:
+        self.values, self.label, self.alt, self.start = list(values), label, alt, start
         digest = hashlib.sha256("\0".join([label, alt, *values, *frames]).encode())
         self.uid = f"scrubber-{digest.hexdigest()[:10]}"
         described = zip(frames, self.values, strict=True)
@@ -61,17 +65,18 @@ class Scrubber:
         ]
 
     def _repr_html_(self) -> str:
-        """Return the static form: it needs no kernel, no library, and without scripts frame one."""
-        label, first = html.escape(self.label), html.escape(self.values[0])
+        """Return the static form: it needs no kernel, and without scripts it is its first frame."""
+        label, first = html.escape(self.label), html.escape(self.values[self.start])
         frames = "".join(
-            f'<div class="scrubber-frame"{" hidden" if k else ""}>{svg}</div>'
+            f'<div class="scrubber-frame"{" hidden" if k != self.start else ""}>{svg}</div>'
             for k, svg in enumerate(self.frames)
         )
         return (
             f'<div class="scrubber" id="{self.uid}" role="group" aria-label="{label}">{frames}'
             '<div class="scrubber-controls" hidden><button type="button" aria-label="play">▶'
             f'</button><label>{label} <input type="range" min="0" max="{len(self.frames) - 1}" '
-            f'value="0" aria-valuetext="{first}"></label><output>{first}</output></div></div>'
+            f'value="{self.start}" aria-valuetext="{first}"></label><output>{first}</output>'
+            "</div></div>"
             f"<script>({_SCRIPT})({json.dumps(self.uid)}, {_json_in_html(self.values)})</script>"
         )
 
@@ -80,11 +85,14 @@ class Scrubber:
         import ipywidgets as widgets
 
         last = len(self.frames) - 1
-        slider = widgets.IntSlider(0, 0, last, description=self.label, readout=False)
+        slider = widgets.IntSlider(self.start, 0, last, description=self.label, readout=False)
         slider.style.description_width = "initial"
-        play = widgets.Play(0, 0, last, interval=400)
+        play = widgets.Play(self.start, 0, last, interval=400)
         widgets.jslink((play, "value"), (slider, "value"))
-        frame, value = widgets.HTML(self.frames[0]), widgets.Label(self.values[0])
+        frame, value = (
+            widgets.HTML(self.frames[self.start]),
+            widgets.Label(self.values[self.start]),
+        )
 
         def show(change: dict[str, int]) -> None:
             frame.value, value.value = self.frames[change["new"]], self.values[change["new"]]
@@ -95,12 +103,16 @@ class Scrubber:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         """Offer both forms; a front end with widgets takes the live one, others the HTML."""
         live: dict[str, Any] = self.widget()._repr_mimebundle_()
-        first = f"{self.alt} ({self.label}: {self.values[0]})"
+        first = f"{self.alt} ({self.label}: {self.values[self.start]})"
         return {**live, "text/html": self._repr_html_(), "text/plain": first}
 
 
 def scrubber(
-    frames: Sequence[Figure | str], label: str, alt: str, values: Sequence[object] | None = None
+    frames: Sequence[Figure | str],
+    label: str,
+    alt: str,
+    values: Sequence[object] | None = None,
+    start: int = 0,
 ) -> Scrubber:
     """Show figures one at a time, moved by a slider, the arrow keys, or a play button.
 
@@ -115,6 +127,8 @@ def scrubber(
         What the picture shows, for readers who can't see it; each frame adds its value.
     values : sequence, optional
         What to print for each frame; by default ``1 of n``, ``2 of n``, ...
+    start : int
+        The frame that is shown first, and on paper: one that tells what the figure is about.
 
     Returns
     -------
@@ -124,7 +138,7 @@ def scrubber(
     Raises
     ------
     LofiError
-        If there are no frames, or not as many values as frames.
+        If there are no frames, not as many values as frames, or no frame ``start``.
 
     Examples
     --------
@@ -141,7 +155,10 @@ def scrubber(
         raise LofiError(
             f"scrubber: {len(texts)} values for {len(frames)} frames; expected one for each"
         )
-    return Scrubber([f if isinstance(f, str) else _svg(f) for f in frames], texts, label, alt)
+    if not 0 <= start < len(frames):
+        raise LofiError(f"scrubber: start={start}; expected a frame, from 0 to {len(frames) - 1}")
+    drawn = [f if isinstance(f, str) else _svg(f) for f in frames]
+    return Scrubber(drawn, texts, label, alt, start)
 
 
 def _svg(figure: Figure) -> str:
@@ -151,7 +168,8 @@ def _svg(figure: Figure) -> str:
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     plt.close(figure)
     text = out.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor")
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    return HOLLOW.sub("fill: var(--pst-color-background, #ffffff)", text)
 
 
 def _prepare(svg: str, prefix: str, alt: str) -> str:

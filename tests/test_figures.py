@@ -69,7 +69,7 @@ def test_cells_that_are_not_sure_have_no_colour() -> None:
     ax = plot_cells(values, values.abs() > 0.05, "budget")
     shown = np.ma.filled(ax.images[0].get_array(), np.nan)
     np.testing.assert_allclose(shown, [[10, np.nan], [-10, np.nan]])
-    assert sorted(text.get_text() for text in ax.texts) == ["+1.0", "+10.0", "-10.0"]
+    assert sorted(text.get_text() for text in ax.texts) == ["+1.0", "+10.0", "−10.0"]
 
 
 def test_leads_are_filled_where_they_are_sure() -> None:
@@ -86,3 +86,11 @@ def test_leads_are_filled_where_they_are_sure() -> None:
     colors = [to_hex(point.get_markerfacecolor()) for point in points]
     assert colors == [METHOD_COLORS["random"].lower(), "#ffffff"]
     assert [float(point.get_xdata()[0]) for point in points] == [2.0, 1.0]
+
+
+def test_two_methods_share_the_rows_of_a_figure() -> None:
+    row = {"rival": "random", "difference": 0.02, "low": 0.01, "high": 0.03, "p_holm": 0.01}
+    ax = plot_leads(pd.DataFrame([row]), order=["divprune", "random"], marker="s", shift=0.2)
+    (point,) = (line for line in ax.lines if line.get_marker() == "s")
+    assert point.get_ydata()[0] == 1.2
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["divprune", "random"]

@@ -1,9 +1,11 @@
 """The ledger: figures against brute force, verdicts by the rule, and a check that can fail."""
 
+import html
 import importlib.util
 import json
 import re
 from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 from docutils.core import publish_doctree
 from docutils.parsers.rst import roles
 
-from book import exact, ledger, metrics
+from book import exact, ledger, ledger_page, metrics
 from book.evidence import BUDGETS, Evidence
 from book.metrics import METRICS, compute
+from book.typeset import typeset
 from lofi_core.statistics import clustered_means
 
 ALL_BUDGETS = (0.75, 0.5, 0.33, 0.22, 0.11, 0.05)
@@ -431,7 +434,7 @@ def publish(text: str, record: dict[str, Any], monkeypatch: Any) -> str:
 
 def test_pages_take_figures_from_the_record(made: dict[str, Any], monkeypatch: Any) -> None:
     page = publish(":metric:`lofi.lead.random`, :verdict:`deflation`", made, monkeypatch)
-    assert ledger.show(made["metrics"]["lofi.lead.random"]) in page
+    assert typeset(ledger.show(made["metrics"]["lofi.lead.random"])) in page
     assert made["verdicts"]["deflation"]["verdict"] in page
     for wrong in (":metric:`lofi.lead.all`", ":metric:`cost.selection_share@25`", ":verdict:`it`"):
         without = deepcopy(made)
@@ -475,6 +478,34 @@ def test_claims_of_a_chapter() -> None:
     assert "deflation" not in ids
     named = ledger.claims_of("05-why-energy-and-ipr.ipynb")
     assert [claim["id"] for claim in named] == ids
+
+
+def test_the_page_shows_source_verdict_figure_criterion_and_n_of_every_claim(
+    made: dict[str, Any],
+) -> None:
+    claims = ledger.read()
+    page = ledger_page.Table(claims, made)._repr_html_()
+    cards = re.split(r'(?=<div class="claim")', page)[1:]
+    assert len(cards) == len(claims)
+    for claim, card in zip(claims, cards, strict=True):
+        found = made["verdicts"][claim["id"]]
+        assert f'id="claim-{claim["id"]}"' in card and found["verdict"] in card
+        assert claim["from"] in card and f'{Path(claim["notebook"]).name}.html"' in card
+        for test in claim["tests"]:
+            figure = made["metrics"][test["metric"]]
+            if "missing" in figure:
+                assert html.escape(figure["missing"]) in card
+                continue
+            assert typeset(ledger.show(figure)) in card
+            assert typeset(ledger.criterion(test, figure["unit"])) in card
+            assert f"n = {figure['n']:,}" in card and html.escape(figure["what"]) in card
+            assert figure["model"] == "none" or figure["model"] in card
+
+
+def test_one_row_a_test_with_data(made: dict[str, Any]) -> None:
+    claims = ledger.read()
+    tried = [t for c in claims for t in made["verdicts"][c["id"]]["tests"] if t != "no data"]
+    assert ledger_page.tests_table(claims, made)["outcome"].tolist() == tried
 
 
 @pytest.mark.slow

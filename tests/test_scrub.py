@@ -96,6 +96,26 @@ def test_scrubber_offers_a_widget_and_html() -> None:
     assert (frame.value, value.value) == (shown.frames[1], "two")
 
 
+def test_scrubber_starts_where_it_is_told_to() -> None:
+    shown = scrubber([line(1), line(2), line(3)], "slope", "A line.", "abc", start=1)
+    page = Page(shown._repr_html_())
+    frames = [a for a in page.all("div") if a.get("class") == "scrubber-frame"]
+    assert ["hidden" in attributes for attributes in frames] == [True, False, True]
+    assert page.all("input")[0]["value"] == "1" and page.all("input")[0]["aria-valuetext"] == "b"
+    frame, controls = shown.widget().children
+    assert (frame.value, controls.children[2].value) == (shown.frames[1], "b")
+    with pytest.raises(LofiError, match="start=3"):
+        scrubber([line(1), line(2), line(3)], "slope", "A line.", start=3)
+
+
+def test_open_markers_have_the_colour_of_the_page() -> None:
+    figure, ax = plt.subplots()
+    ax.plot([0], [0], "o", mfc="white")
+    ax.text(0, 0, "white on a cell", color="white")
+    (svg,) = scrubber([figure], "one", "A point.").frames
+    assert svg.count("var(--pst-color-background") == 1 and "#ffffff" in svg.partition("<text")[2]
+
+
 @pytest.mark.parametrize(
     ("frames", "values", "message"),
     [([], None, "no frames"), (["<svg/>"], [1, 2], "2 values for 1 frames")],

@@ -4,8 +4,8 @@ Repository, issue and source buttons need the address of the repository: `BOOK_R
 the remote "origin", or else there are no buttons (a dead button is worse than none). Source is
 shown at the commit that the book was built from. A Colab button needs a notebook that installs the
 library first (book/colab.py), on the branch that `BOOK_COLAB_REF` names. The foot of each page is
-made from the file that `BOOK_BUILD` names. Pictures of chapters load late. And bars in docstrings
-are absolute values.
+made from the file that `BOOK_BUILD` names. Pictures of chapters load late, and have their room kept
+until they do. Numbers stay on a line with their unit. And bars in docstrings are absolute values.
 """
 
 import html
@@ -15,10 +15,14 @@ import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from docutils import nodes
+from sphinx.util.images import get_image_size
 
 LITERAL = re.compile(r"(``.*?``)")
+IMAGE = re.compile(r'<img (?P<rest>[^>]*?src="(?:[^"]*/)?_images/(?P<name>[^"/]+)"[^>]*>)')
+UNIT = re.compile(r"(?<=\d) (?=%)")
 BUTTONS = ("use_repository_button", "use_issues_button", "use_source_button")
 
 
@@ -27,7 +31,9 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("config-inited", configure)
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("doctree-resolved", load_late)
+    app.connect("doctree-resolved", join_units)
     app.connect("html-page-context", write_foot)
+    app.connect("html-page-context", keep_room)
     app.connect("html-page-context", point_colab, priority=900)  # after the theme made the button
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -49,6 +55,27 @@ def load_late(app: Any, doctree: nodes.document, page: str) -> None:
     for image in doctree.findall(nodes.image):
         if page.startswith("notebooks/"):
             image["loading"] = "lazy"
+
+
+def keep_room(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Give pictures their size, so that text below does not move when they come, nor an anchor."""
+    sources = {name: Path(app.srcdir, source) for source, name in app.builder.images.items()}
+
+    def with_size(match: re.Match[str]) -> str:
+        source = sources.get(unquote(match["name"]))
+        size = get_image_size(source) if source and " width=" not in match["rest"] else None
+        return f'<img width="{size[0]}" height="{size[1]}" {match["rest"]}' if size else match[0]
+
+    if "body" in context:
+        context["body"] = IMAGE.sub(with_size, context["body"])
+
+
+def join_units(app: Any, doctree: nodes.document, page: str) -> None:
+    """Let no line begin with a per cent sign."""
+    as_typed = nodes.literal | nodes.math | nodes.FixedTextElement
+    for text in list(doctree.findall(nodes.Text)):
+        if UNIT.search(text) and not isinstance(text.parent, as_typed):
+            text.parent.replace(text, nodes.Text(UNIT.sub("\N{NO-BREAK SPACE}", text)))
 
 
 def build_facts() -> dict[str, Any]:

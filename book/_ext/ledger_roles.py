@@ -15,6 +15,7 @@ from docutils.parsers.rst.states import Inliner
 from sphinx.util.docutils import SphinxDirective
 
 from book import ledger
+from book.typeset import typeset
 
 LEDGER = "notebooks/11-the-ledger"
 
@@ -39,7 +40,9 @@ def metric(
     figure = recorded()["metrics"].get(text, {"missing": "no such figure"})
     if "missing" in figure:
         return [], [inliner.reporter.error(f"metric {text}: {figure['missing']}", line=line)]
-    return [nodes.inline(raw, ledger.show(figure), classes=["metric"])], []
+    shown = typeset(ledger.show(figure))
+    what = {"explanation": figure["what"], "classes": ["metric"]}
+    return [nodes.abbreviation(raw, shown, **what)], []
 
 
 def verdict(
@@ -63,9 +66,12 @@ class Claims(SphinxDirective):
         claims = ledger.claims_of(page)
         if not claims:
             raise self.error(f"no claim of the ledger is tested in {page}")
-        verdicts, lines = recorded()["verdicts"], []
+        verdicts, items = recorded()["verdicts"], nodes.bullet_list()
+        there = self.env.app.builder.get_relative_uri(self.env.docname, LEDGER)
         for claim in claims:
-            link = f"[{claim['id']}](/{LEDGER}.ipynb)"
             said = verdicts.get(claim["id"], {"verdict": "not in the record"})["verdict"]
-            lines.append(f"- {link}: {' '.join(claim['statement'].split())} **{said}**")
-        return self.parse_text_to_nodes("\n".join(lines))
+            link = nodes.reference("", claim["id"], refuri=f"{there}#claim-{claim['id']}")
+            text = f": {typeset(' '.join(claim['statement'].split()))} "
+            line = nodes.paragraph("", "", link, nodes.Text(text), nodes.strong("", said))
+            items += nodes.list_item("", line)
+        return [items]
