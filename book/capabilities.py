@@ -47,7 +47,7 @@ COLUMNS: dict[str, Callable[[Case], bool]] = {
     "beams": _test("beams"),
     "sampling": _test("sampling"),
     "static cache": _test("static_cache"),
-    "chat": _test("second_question"),
+    "chat": _test("several_turns"),
     "bf16, fp16": _test("half_precision"),
     "CPU": lambda case: case["device"] == "cpu",
     "CUDA": lambda case: case["device"] == "cuda",

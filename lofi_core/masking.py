@@ -15,7 +15,7 @@ from torch import Tensor
 from lofi_core.encoding import encode_inputs
 from lofi_core.pruners import Pruner, Selection, VisualTokens
 
-__all__ = ["masked_logits", "seen_tokens", "with_facts"]
+__all__ = ["InPlace", "masked_logits", "seen_tokens", "with_facts"]
 
 
 def masked_logits(model: Any, inputs: Mapping[str, Any], pruner: Pruner) -> Tensor:
@@ -42,7 +42,7 @@ def masked_logits(model: Any, inputs: Mapping[str, Any], pruner: Pruner) -> Tens
         patches = picture.columns[picture.layout.patches]
         stays[picture.row, patches] = False
         stays[picture.row, patches[report.kept.to(patches.device)]] = True
-    full = encoded.prune(_InPlace(inner=pruner))
+    full = encoded.prune(InPlace(inner=pruner))
     return _hidden(model, full, real, stays)[stays & real]
 
 
@@ -105,16 +105,18 @@ class _Spy(Pruner):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _InPlace(Pruner):
-    """Leave every token, with what the pruner makes of the kept ones in their places."""
+class InPlace(Pruner):
+    """Drop nothing, and put what another pruner makes of the tokens it keeps in their places."""
 
     inner: Pruner
 
     @property
     def needs(self) -> tuple[str, ...]:
+        """What the other pruner reads."""
         return self.inner.needs
 
     def select(self, tokens: VisualTokens) -> Selection:
+        """Return all tokens, some of them changed."""
         chosen, X = self.inner(tokens), tokens.projected.clone()
         for b, new in enumerate(chosen.tokens or ()):
             X[b, chosen.kept[b]] = new
