@@ -207,7 +207,7 @@ def _card(flip: Flip) -> str:
         (Image.fromarray(kept), f"{n} of {total} kept", f"The scene, {n} of {total} patches kept"),
     ]
     figures = "".join(
-        f'<div style="flex: 0 1 168px; min-width: 7rem; text-align: center"><img alt="{alt}" '
+        f'<div style="flex: 1 1 0; text-align: center"><img alt="{alt}" '
         f'src="{_address(image)}" style="width: 100%; image-rendering: pixelated"><br>'
         f"<small>{label}</small></div>"
         for image, label, alt in pictures
@@ -221,10 +221,11 @@ def _card(flip: Flip) -> str:
     )
     return (
         '<div style="display: flex; flex-wrap: wrap; gap: 1rem; align-items: center">'
-        f'{figures}<div style="flex: 1 1 14rem; text-align: left">'
+        '<div style="flex: 2 1 18rem; max-width: 32rem; display: flex; gap: 0.75rem">'
+        f'{figures}</div><div style="flex: 1 1 13rem; text-align: left">'
+        f"<div>{swatch(flip.kind)} {spoken(flip.kind)}</div>"
         f"<div><b>{html.escape(flip.question)}</b></div>"
-        f"{lines}<div>right answer: {html.escape(flip.truth)}</div>"
-        f"<div>{swatch(flip.kind)} {spoken(flip.kind)}</div></div></div>"
+        f"{lines}<div>right answer: {html.escape(flip.truth)}</div></div></div>"
     )
 
 

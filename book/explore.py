@@ -50,12 +50,13 @@ class Explorer:
         parts = [rows[rows.budget == b].sort_values(["flipped", "method"]) for b in self.budgets]
         self.frames = [_bars(part, full) for part in parts]
         self.sentences = [{r.method: _sentence(r) for r in part.itertuples()} for part in parts]
-        self.slider = Scrubber(
-            self.frames, [f"{b:g}" for b in self.budgets], "share of tokens kept", "Flips by method"
-        )
+        values = [f"{budget:.0%}" for budget in self.budgets]
+        # The middle says more than an end, where nearly nothing flips, or nearly everything.
+        self.start = (len(values) - 1) // 2
+        self.slider = Scrubber(self.frames, values, "tokens kept", "Flips by method", self.start)
 
     def _repr_html_(self) -> str:
-        """Return the static form; without scripts it shows the largest budget."""
+        """Return the static form; without scripts it shows the budget in the middle."""
         uid = self.slider.uid.replace("scrubber", "explorer")
         options = "".join(f"<option>{html.escape(name)}</option>" for name in self.methods)
         return (
@@ -69,8 +70,10 @@ class Explorer:
         """Return the live form, an ipywidgets box, for a notebook with a kernel."""
         import ipywidgets as widgets
 
-        options = [(f"{budget:g}", k) for k, budget in enumerate(self.budgets)]
-        slider = widgets.SelectionSlider(options=options, description="share of tokens kept")
+        options = [(value, k) for k, value in enumerate(self.slider.values)]
+        slider = widgets.SelectionSlider(
+            options=options, value=self.start, description="tokens kept"
+        )
         slider.style.description_width = "initial"
         select = widgets.Dropdown(options=self.methods, description="method")
         view, said = widgets.HTML(), widgets.HTML()
@@ -118,7 +121,7 @@ def explorer(table: pd.DataFrame) -> Explorer:
     >>> row = {"right_to_wrong": 0.1, "wrong_to_right": 0.08, "wrong_to_other": 0.02}
     >>> shown = explorer(pd.DataFrame([{"method": "lofi", "budget": 0.5, **row}]))
     >>> shown.sentences[0]["lofi"]
-    'lofi, 50% of the tokens: 20.0% of the answers flip; accuracy changes by -2.0 points.'
+    'lofi, 50% of the tokens: 20.0% of the answers flip. Accuracy changes by −2.0 points.'
     """
     missing = [name for name in _COLUMNS if name not in table]
     if missing or table.empty:
@@ -143,11 +146,16 @@ def explorer(table: pd.DataFrame) -> Explorer:
 
 def _sentence(row: Any) -> str:
     """Say one result in words."""
-    change = 100 * (row.wrong_to_right - row.right_to_wrong)
     return (
-        f"{row.method}, {row.budget:.0%} of the tokens: {row.flipped:.1%} of the answers flip; "
-        f"accuracy changes by {change:+.1f} points."
+        f"{row.method}, {row.budget:.0%} of the tokens: {row.flipped:.1%} of the answers flip. "
+        f"Accuracy changes by {_points(row)} points."
     )
+
+
+def _points(row: Any) -> str:
+    """Change of accuracy in points, with a proper minus sign."""
+    change = 100 * (row.wrong_to_right - row.right_to_wrong)
+    return f"{change:+.1f}".replace("-", "−")
 
 
 def _bars(rows: pd.DataFrame, full: float) -> str:
@@ -166,19 +174,22 @@ def _bars(rows: pd.DataFrame, full: float) -> str:
             if "low" in rows and "high" in rows
             else ""
         )
-        change = 100 * (row.wrong_to_right - row.right_to_wrong)
         name = html.escape(row.method)
         lines.append(
             f'<tr data-method="{name}" data-said="{html.escape(_sentence(row))}">'
             f'<th scope="row" style="text-align: left; font-weight: inherit">{name}</th>'
-            f'<td style="width: 60%"><div style="position: relative; display: flex">{parts}{ends}'
-            f"</div></td><td>{row.flipped:.1%}</td><td>{change:+.1f}</td></tr>"
+            f'<td style="width: 99%"><div style="position: relative; display: flex">{parts}{ends}'
+            f"</div></td><td>{row.flipped:.1%}</td><td>{_points(row)}</td></tr>"
         )
-    key = ", ".join(f"{swatch(kind)} {spoken(kind)}" for kind in KINDS)
+    # On a narrow page the key has no room in the head of a column.
+    key = " ".join(
+        f'<span style="white-space: nowrap">{swatch(kind)} {spoken(kind)}&ensp;</span>'
+        for kind in KINDS
+    )
     return (
+        f'<div style="text-align: left">{key}</div>'
         '<table style="width: 100%; text-align: right"><thead><tr>'
-        '<th scope="col" style="text-align: left">method</th>'
-        f'<th scope="col" style="text-align: left; font-weight: normal">{key}</th>'
-        '<th scope="col">flips</th><th scope="col">accuracy, points</th></tr></thead>'
+        '<th scope="col" style="text-align: left">method</th><th scope="col"></th>'
+        '<th scope="col">flips</th><th scope="col">accuracy</th></tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table>"
     )

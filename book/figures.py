@@ -131,7 +131,7 @@ def plot_budgets(
     return ax
 
 
-def plot_flows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def plot_flows(table: pd.DataFrame, edge: float | None = None, ax: Axes | None = None) -> Axes:
     """Draw what accuracy adds up: right to wrong to the left, wrong to right to the right.
 
     The mark is their sum, the change of accuracy; the pale bar is what accuracy never counts, wrong
@@ -142,6 +142,8 @@ def plot_flows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     table : DataFrame
         Its index names the rows; columns ``right_to_wrong``, ``wrong_to_right`` and
         ``wrong_to_other``.
+    edge : float, optional
+        Where the frame ends to the left; a bar that is cut off there has its number written on it.
     ax : Axes, optional
         Where to draw; by default a new figure.
 
@@ -167,6 +169,10 @@ def plot_flows(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color=INK, lw=0.8)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
+    if edge is not None:
+        ax.set_xlim(-edge, 1.1 * float((gain + other).max()))
+        for k in np.flatnonzero(loss > edge):
+            ax.text(-0.98 * edge, k, f"◀ {loss[k]:.0%}", va="center", color="white", size="small")
     ax.xaxis.set_major_formatter(lambda v, _: f"{abs(v):.0%}")
     ax.set(xlabel="share of all answers", ylabel="")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)

@@ -15,7 +15,7 @@ from lofi_core.errors import LofiError
 
 __all__ = ["contact_sheet"]
 
-CELL, GAP, LABEL = 100, 8, 14
+CELL, GAP, LABEL = 100, 8, 17  # labels that a phone can show
 
 
 def contact_sheet(
@@ -68,7 +68,7 @@ def contact_sheet(
         cells.append(
             f'<g transform="translate({x:g} {y:g})"><use href="#picture"/>'
             f"{_veil([int(k) for k in index], grid, dim)}"
-            f'<text x="{CELL / 2:g}" y="{CELL + 11}" font-size="10" text-anchor="middle" '
+            f'<text x="{CELL / 2:g}" y="{CELL + 13}" font-size="13" text-anchor="middle" '
             f'font-family="sans-serif" fill="currentColor">{html.escape(label)}</text></g>'
         )
     return (

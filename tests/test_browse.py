@@ -85,7 +85,7 @@ def test_explorer_orders_methods_by_flips_and_budgets_by_size() -> None:
     assert list(shown.sentences[0]) == ["random", "lofi"]
     assert list(shown.sentences[1]) == ["lofi"]
     assert shown.sentences[0]["lofi"].endswith(
-        "40.0% of the answers flip; accuracy changes by +10.0 points."
+        "40.0% of the answers flip. Accuracy changes by +10.0 points."
     )
 
 

@@ -64,6 +64,15 @@ def test_flows_end_where_accuracy_does(table) -> None:
     np.testing.assert_allclose(ends[2], part.wrong_to_right + part.wrong_to_other)
 
 
+def test_flows_beyond_the_edge_are_written(table) -> None:
+    part = table[table.budget == 0.5].set_index("method")
+    part["right_to_wrong"] = [0.1, 0.42, 0.2]
+    ax = plot_flows(part, edge=0.3)
+    (text,) = ax.texts
+    assert (text.get_text(), text.get_position()[1]) == ("◀ 42%", 1)
+    assert ax.get_xlim()[0] == -0.3
+
+
 def test_cells_that_are_not_sure_have_no_colour() -> None:
     values = pd.DataFrame({"50 %": [0.1, -0.1], "5 %": [0.01, np.nan]}, index=["a", "b"])
     ax = plot_cells(values, values.abs() > 0.05, "budget")
