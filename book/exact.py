@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
-from book.evidence import Evidence, Figure, NoData
+from book.evidence import Evidence, Figure
+from book.means import NoData
 from book.metrics import metric
 from lofi_core import LoFi, SceneVQA, ipr, leverage_scores, prune_inputs, scene_vlm, spectrum
 from lofi_core.answers import chat_inputs

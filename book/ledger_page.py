@@ -12,8 +12,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from book import ledger
 from book.typeset import typeset
+from book.verdicts import VERDICTS, Claim, criterion, limits, show
 from lofi_core.plots import INK
 
 __all__ = ["Table", "counts", "forest", "tests_table", "wrapped"]
@@ -51,7 +51,7 @@ STYLE = """
 class Table:
     """All claims with their verdicts; claims can be chosen by verdict and by source."""
 
-    def __init__(self, claims: list[ledger.Claim], record: Mapping[str, Any]) -> None:
+    def __init__(self, claims: list[Claim], record: Mapping[str, Any]) -> None:
         self.claims, self.record = claims, record
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class Table:
     def _repr_html_(self) -> str:
         """Return the claims; the choice is made by style sheets, so it needs no script."""
         verdicts = self.record["verdicts"]
-        of_verdict = {v: v for v in ledger.VERDICTS}
+        of_verdict = {v: v for v in VERDICTS}
         counts = [
             pd.Series([verdicts[c["id"]]["verdict"] for c in self.claims]).value_counts(),
             pd.Series([c["source"] for c in self.claims]).value_counts(),
@@ -79,7 +79,7 @@ class Table:
             f'<div class="ledger"><style>{STYLE}{" ".join(rules)}</style>{controls}{claims}</div>'
         )
 
-    def _claim(self, claim: ledger.Claim) -> str:
+    def _claim(self, claim: Claim) -> str:
         found = self.record["verdicts"][claim["id"]]
         stem = Path(claim["notebook"]).stem
         head = (
@@ -113,8 +113,8 @@ class Table:
         images = f" of {figure['images']:,} images" if figure["images"] else ""
         model = "" if figure["model"] == "none" else f"; {figure['model']}"
         parts = (
-            f"{ledger.show(figure)}",
-            f"asked for: {ledger.criterion(test, figure['unit'])}",
+            f"{show(figure)}",
+            f"asked for: {criterion(test, figure['unit'])}",
             f"{figure['what']} (n = {figure['n']:,}{images}{model})",
         )
         cells = "".join(f"<span>{_text(part)}</span>" for part in parts)
@@ -157,16 +157,16 @@ def wrapped(fields: Mapping[str, Any], width: int = 78) -> str:
     return "\n".join(lines)
 
 
-def counts(claims: list[ledger.Claim], record: Mapping[str, Any]) -> pd.DataFrame:
+def counts(claims: list[Claim], record: Mapping[str, Any]) -> pd.DataFrame:
     """Count the verdicts, a row for each who makes claims."""
     rows = [(SOURCES[c["source"]], record["verdicts"][c["id"]]["verdict"]) for c in claims]
     source, verdict = zip(*rows, strict=True)
     table = pd.crosstab(pd.Index(source, name=None), pd.Index(verdict, name=None))
-    table = table.reindex(SOURCES.values(), columns=ledger.VERDICTS, fill_value=0)
+    table = table.reindex(SOURCES.values(), columns=VERDICTS, fill_value=0)
     return table.rename_axis(index=None, columns=None)
 
 
-def tests_table(claims: list[ledger.Claim], record: Mapping[str, Any]) -> pd.DataFrame:
+def tests_table(claims: list[Claim], record: Mapping[str, Any]) -> pd.DataFrame:
     """One row a test that has a figure: claim, key, outcome, figure and the claimed range."""
     rows = []
     for claim in claims:
@@ -174,14 +174,14 @@ def tests_table(claims: list[ledger.Claim], record: Mapping[str, Any]) -> pd.Dat
         for test, outcome in zip(claim["tests"], outcomes, strict=True):
             figure = record["metrics"][test["metric"]]
             if outcome != "no data":
-                least, most = ledger.limits(test)
+                least, most = limits(test)
                 facts = {"claim": claim["id"], "kind": claim["kind"], "source": claim["source"]}
                 facts |= {"outcome": outcome, "least": least, "most": most}
                 rows.append({**facts, "metric": test["metric"], **figure})
     return pd.DataFrame(rows)
 
 
-def forest(claims: list[ledger.Claim], record: Mapping[str, Any]) -> Figure:
+def forest(claims: list[Claim], record: Mapping[str, Any]) -> Figure:
     """Draw each test's figure with its interval over the range that is claimed.
 
     Exact claims are left out: they have no interval.

@@ -5,9 +5,10 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from book.evidence import BUDGETS, Evidence, Figure, Means, NoData
+from book.evidence import Evidence, Figure
 from book.experiments.plan import CHOICE_BUDGETS
 from book.experiments.trainings import trainings
+from book.means import BUDGETS, Means, NoData
 from book.metrics import metric
 
 RESTORED = {  # variants with the covariance of all tokens, and the same choice as it is

@@ -16,6 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from book import ledger
 from book.typeset import typeset
+from book.verdicts import show
 
 LEDGER = "notebooks/11-the-ledger"
 
@@ -40,7 +41,7 @@ def metric(
     figure = recorded()["metrics"].get(text, {"missing": "no such figure"})
     if "missing" in figure:
         return [], [inliner.reporter.error(f"metric {text}: {figure['missing']}", line=line)]
-    shown = typeset(ledger.show(figure))
+    shown = typeset(show(figure))
     what = {"explanation": figure["what"], "classes": ["metric"]}
     return [nodes.abbreviation(raw, shown, **what)], []
 
