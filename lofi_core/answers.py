@@ -14,7 +14,8 @@ from PIL import Image
 from lofi_core.errors import LofiError
 from lofi_core.models import prune_inputs
 from lofi_core.pruners.base import Pruner
-from lofi_core.scenes import Question, Scene
+from lofi_core.questions import Question
+from lofi_core.scenes import Scene
 
 __all__ = ["ask", "chat_inputs", "first_tokens"]
 

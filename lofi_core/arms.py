@@ -15,9 +15,10 @@ from lofi_core.answers import chat_inputs
 from lofi_core.encoding import EncodedInputs, encode_inputs
 from lofi_core.inside import pruning_inside
 from lofi_core.pruners import InsidePruner, Pruner, Random, Selection, VisualTokens, get_pruner
+from lofi_core.questions import Question
 from lofi_core.replies import judge, spellings
 from lofi_core.report import ImageReport
-from lofi_core.scenes import Question, Scene
+from lofi_core.scenes import Scene
 from lofi_core.sharing import share
 
 __all__ = ["UNPRUNED", "arms", "ask_arms"]

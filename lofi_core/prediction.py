@@ -22,8 +22,9 @@ import pandas as pd
 
 from lofi_core.errors import LofiError
 from lofi_core.midranks import SortedColumn, bootstrap, kendall, spearman
+from lofi_core.strata import checked
 
-__all__ = ["arm_correlation", "flip_auc", "rank_correlation", "shuffled"]
+__all__ = ["arm_correlation", "flip_auc", "rank_correlation"]
 
 
 def flip_auc(
@@ -72,7 +73,7 @@ def flip_auc(
     >>> flip_auc(x, [True, True, False, False], groups=range(4), draws=50)["value"].tolist()
     [1.0, 0.5]
     """
-    X, f, image, stratum = _checked("flip_auc", predictors, flips, groups, within)
+    X, f, image, stratum = checked("flip_auc", predictors, flips, groups, within)
     if not np.isin(f, (0, 1)).all():
         raise LofiError("flip_auc: flips other than 0 and 1; expected whether each answer changed")
     if against is not None and against not in predictors:
@@ -136,8 +137,8 @@ def rank_correlation(
     -1.0
     """
     covariates = pd.DataFrame(index=predictors.index) if given is None else given
-    X, y, image, stratum = _checked("rank_correlation", predictors, outcome, groups, within)
-    Z = _checked("rank_correlation", covariates, outcome, groups, within)[0]
+    X, y, image, stratum = checked("rank_correlation", predictors, outcome, groups, within)
+    Z = checked("rank_correlation", covariates, outcome, groups, within)[0]
     columns = [SortedColumn(x, stratum, image) for x in (*X.T, y, *Z.T)]
     q = X.shape[1]
 
@@ -195,7 +196,7 @@ def arm_correlation(
     if method not in ("spearman", "kendall"):
         raise LofiError(f"arm_correlation: method={method!r}; expected 'spearman' or 'kendall'")
     X = rows[[*predictors]]
-    _, y, image, stratum = _checked(
+    _, y, image, stratum = checked(
         "arm_correlation", X, rows[outcome], rows[groups], None if within is None else rows[within]
     )
     code, names = pd.factorize(rows[arm])
@@ -219,40 +220,6 @@ def arm_correlation(
     return _summary(X, value, sample, np.arange(C), level).assign(n=A)
 
 
-def shuffled(
-    predictors: pd.DataFrame, within: Sequence[Any] | pd.Series | pd.DataFrame, seed: int = 0
-) -> pd.DataFrame:
-    """Control: rows permuted within strata, which cuts all ties but those through the strata.
-
-    Parameters
-    ----------
-    predictors : DataFrame, n rows
-        The columns stay together.
-    within : sequence of n labels or DataFrame
-        The strata, such as budgets, or budgets and images.
-    seed : int
-        Of the permutation.
-
-    Returns
-    -------
-    DataFrame
-        Of the same index and columns.
-
-    Examples
-    --------
-    >>> x = pd.DataFrame({"x": [1, 2, 3, 40, 50, 60]})
-    >>> shuffled(x, ["loose"] * 3 + ["tight"] * 3)["x"].gt(9).tolist()
-    [False, False, False, True, True, True]
-    """
-    stratum = _labels("shuffled", within, len(predictors))
-    noise = np.random.default_rng(seed).random(len(predictors))
-    result = predictors.copy()
-    result.iloc[np.argsort(stratum, kind="stable")] = predictors.to_numpy()[
-        np.lexsort((noise, stratum))
-    ]
-    return result
-
-
 def _summary(
     predictors: pd.DataFrame, value: np.ndarray, sample: np.ndarray, image: np.ndarray, level: float
 ) -> pd.DataFrame:
@@ -262,34 +229,3 @@ def _summary(
     low, high = np.where(np.isnan(value)[:, None], np.nan, limits).T
     rows = {"value": value, "low": low, "high": high, "n": len(image), "groups": image.max() + 1}
     return pd.DataFrame(rows, index=pd.Index(predictors.columns, name="predictor"))
-
-
-def _labels(caller: str, labels: Any, n: int) -> np.ndarray:
-    """Codes 0, 1, ... of labels, or of the combinations in a table of them."""
-    if labels is None:
-        return np.zeros(n, dtype=int)
-    if isinstance(labels, pd.DataFrame):
-        labels = labels.groupby([*labels], sort=False, dropna=False).ngroup()
-    codes, _ = pd.factorize(np.asarray(labels), use_na_sentinel=False)
-    if len(codes) != n:
-        raise LofiError(f"{caller}: {len(codes)} labels for {n} rows; expected one a row")
-    return codes
-
-
-def _checked(
-    caller: str, predictors: pd.DataFrame, outcome: Any, groups: Any, within: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return predictors (n, q), outcome (n,), image and stratum codes, or say what is wrong."""
-    X, y = predictors.to_numpy(dtype=float), np.asarray(outcome, dtype=float)
-    if len(X) != len(y):
-        raise LofiError(f"{caller}: {len(X)} rows, {len(y)} outcomes; expected one outcome a row")
-    bad = [str(c) for c, x in zip(predictors, X.T, strict=True) if not np.isfinite(x).all()]
-    if bad or not np.isfinite(y).all():
-        raise LofiError(
-            f"{caller}: NaN or infinity in {bad or 'the outcome'}; expected finite numbers: leave "
-            "out rows that lack a value, such as those of pruners inside the model"
-        )
-    image, stratum = _labels(caller, groups, len(y)), _labels(caller, within, len(y))
-    if image.max(initial=0) < 1:
-        raise LofiError(f"{caller}: rows of one image, or none; expected at least two images")
-    return X, y, image, stratum

@@ -1,7 +1,7 @@
 """Public benchmarks as scenes with questions, streamed from the Hugging Face hub.
 
 One adapter a benchmark turns a row, under the column names that it has on the hub, into a
-`lofi_core.scenes.Question` about an image:
+`lofi_core.questions.Question` about an image:
 
     pope        lmms-lab/POPE         yes or no; the family is the way objects were sampled
     scienceqa   lmms-lab/ScienceQA    letters of two to five options; questions with an image
@@ -26,8 +26,9 @@ from PIL import Image
 
 from lofi_core.errors import LofiError
 from lofi_core.free_text import normalise
+from lofi_core.questions import Question
 from lofi_core.replies import OpenQuestion
-from lofi_core.scenes import Question, Scene
+from lofi_core.scenes import Scene
 
 __all__ = ["BENCHMARKS", "Benchmark", "load_benchmark"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.free_text import normalise
-from lofi_core.scenes import Question
+from lofi_core.questions import Question
 
 __all__ = ["OpenQuestion", "judge", "spellings"]
 

@@ -14,8 +14,9 @@ from lofi_core.answers import chat_inputs
 from lofi_core.arms import UNPRUNED, ask_arms
 from lofi_core.overlay import kept_masks, seen
 from lofi_core.pruners import Random
+from lofi_core.questions import Question
 from lofi_core.replies import OpenQuestion
-from lofi_core.scenes import Question, Scene
+from lofi_core.scenes import Scene
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "<fake_token_around_image>"]
 SPECIAL += ["<global-img>", "<end_of_utterance>"]

@@ -18,9 +18,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from lofi_core import records as records_module
 from lofi_core.answers import ask
 from lofi_core.arms import UNPRUNED, arms, ask_arms
+from lofi_core.command import main
 from lofi_core.consistency import compare
 from lofi_core.errors import LofiError
-from lofi_core.evaluate import evaluate, main
+from lofi_core.evaluate import evaluate
 from lofi_core.pruners import AveragePool, FastV, LoFi, Norm, Random, ScorePruner, VisualTokens
 from lofi_core.records import SCHEMA, read_records
 from lofi_core.scene_vlm import build
@@ -80,7 +81,8 @@ def command(folder: Path, out: Path, **environment: str) -> subprocess.Popen[byt
 
 def command_line() -> None:
     """Run the command line with this file's pruners; kill -9 in the block that KILL_IN names."""
-    from lofi_core import evaluate as module
+    import lofi_core.command
+    import lofi_core.evaluate
 
     blocks = iter(range(SCENES))
 
@@ -89,7 +91,8 @@ def command_line() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return ask_arms(*block)
 
-    vars(module).update(arms=lambda *_: PRUNERS, ask_arms=dying)
+    vars(lofi_core.command).update(arms=lambda *_: PRUNERS)
+    vars(lofi_core.evaluate).update(ask_arms=dying)
     main(sys.argv[1:])
 
 

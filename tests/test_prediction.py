@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from lofi_core.errors import LofiError
 from lofi_core.midranks import SortedColumn
-from lofi_core.prediction import arm_correlation, flip_auc, rank_correlation, shuffled
+from lofi_core.prediction import arm_correlation, flip_auc, rank_correlation
+from lofi_core.strata import shuffled
 
 IMAGES, BUDGETS, QUESTIONS = 120, 4, 6
 FEW = {"draws": 200, "seed": 1}

@@ -8,8 +8,8 @@ import torch
 from lofi_core import SceneVQA, scene_vlm
 from lofi_core.answers import first_tokens
 from lofi_core.errors import LofiError
+from lofi_core.questions import Question
 from lofi_core.replies import OpenQuestion, judge, spellings
-from lofi_core.scenes import Question
 
 
 class Words:

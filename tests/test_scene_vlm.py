@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from lofi_core import SceneVQA, ask
 from lofi_core.answers import chat_inputs
+from lofi_core.drawing import COLORS, SceneObject
 from lofi_core.scene_vlm import CLIP_PATH, PATH, build
 from lofi_core.scene_vlm.card import WEIGHTS, sha256
 from lofi_core.scene_vlm.language import IGNORE, pack
@@ -22,7 +23,6 @@ from lofi_core.scene_vlm.vision import (
     supervision,
     text_embeds,
 )
-from lofi_core.scenes import COLORS, SceneObject
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 
 from lofi_core import LofiError, SceneVQA
-from lofi_core.drawing import COLORS, IMAGE_SIZE, SHAPES, SIZES, SPLITS, handwritten_digits
-from lofi_core.scenes import FAMILIES, Question, SceneObject
+from lofi_core.drawing import (
+    COLORS,
+    IMAGE_SIZE,
+    SHAPES,
+    SIZES,
+    SPLITS,
+    SceneObject,
+    handwritten_digits,
+)
+from lofi_core.questions import FAMILIES, Question
 
 N = 1500
 Described = tuple[tuple[SceneObject, ...], tuple[Question, ...]]

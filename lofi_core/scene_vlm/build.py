@@ -20,7 +20,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from lofi_core.scenes import COLORS, COUNTS, DIGITS, IMAGE_SIZE, LETTERS, RELATIONS, SHAPES, SIZES
+from lofi_core.drawing import COLORS, IMAGE_SIZE, SHAPES, SIZES
+from lofi_core.questions import COUNTS, DIGITS, LETTERS, RELATIONS
 
 PATCH_SIZE = 12
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "unk_token": "<unk>", "eos_token": "</s>"}

@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
+from lofi_core.drawing import IMAGE_SIZE, SceneObject
+from lofi_core.questions import Question
 from lofi_core.scene_vlm.build import tokenizer
 from lofi_core.scene_vlm.vision import GRID, covered_patches
-from lofi_core.scenes import IMAGE_SIZE, Question, SceneObject, SceneVQA
+from lofi_core.scenes import SceneVQA
 
 PREFIX = "USER: <image>\n"
 IGNORE = -100

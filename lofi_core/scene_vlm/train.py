@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lofi_core.drawing import IMAGE_SIZE
 from lofi_core.scene_vlm import build
 from lofi_core.scene_vlm.language import LanguageData, language_loss
 from lofi_core.scene_vlm.vision import PatchReadouts, supervision, vision_loss
-from lofi_core.scenes import IMAGE_SIZE, SceneVQA
+from lofi_core.scenes import SceneVQA
 
 Metrics = dict[str, float]
 

@@ -13,17 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel
 
+from lofi_core.drawing import COLORS, IMAGE_SIZE, SHAPES, SIZES, SceneObject
+from lofi_core.questions import DIGITS, Question
 from lofi_core.scene_vlm.build import PATCH_SIZE, tokenizer
-from lofi_core.scenes import (
-    COLORS,
-    DIGITS,
-    IMAGE_SIZE,
-    SHAPES,
-    SIZES,
-    Question,
-    SceneObject,
-    SceneVQA,
-)
+from lofi_core.scenes import SceneVQA
 
 GRID = IMAGE_SIZE // PATCH_SIZE
 FEATURE_LAYER = -2
