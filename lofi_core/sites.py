@@ -30,7 +30,6 @@ from lofi_core.spectrum import Spectrum, ipr, unit_scale
 __all__ = ["IPRS", "SiteReference", "text_iprs"]
 
 IPRS = ("ipr", "ipr_centered", "amplitude_ipr", "amplitude_ipr_centered")
-_NINE_TENTHS = EnergyRank(0.9)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +88,7 @@ class SiteReference:
     (tensor([0.9412]), tensor([0.]))
     """
 
-    def __init__(self, X: Tensor, rank: RankRule = _NINE_TENTHS) -> None:
+    def __init__(self, X: Tensor, rank: RankRule = EnergyRank(0.9)) -> None:
         _check(X, "SiteReference")
         self.shape = X.shape
         axes = _Axes.of(X, center=True)

@@ -23,8 +23,6 @@ from lofi_core.sites import SiteReference, text_iprs
 
 __all__ = ["Sites", "compare_sites", "read_sites"]
 
-_NINE_TENTHS = EnergyRank(0.9)
-
 
 @dataclass(frozen=True, eq=False)
 class Sites:
@@ -108,7 +106,7 @@ def _features(picture: Picture, kept: Tensor) -> Tensor:
     return picture.features[stays]
 
 
-def compare_sites(before: Sites, after: Sites, rank: RankRule = _NINE_TENTHS) -> pd.DataFrame:
+def compare_sites(before: Sites, after: Sites, rank: RankRule = EnergyRank(0.9)) -> pd.DataFrame:
     """Compare a pruned model with the unpruned one at every site.
 
     Parameters

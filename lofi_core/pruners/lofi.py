@@ -31,8 +31,6 @@ from lofi_core.ranks import EnergyRank, RankRule
 
 __all__ = ["LoFi"]
 
-_NINE_TENTHS = EnergyRank(0.9)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoFi(ScorePruner, name="lofi"):
@@ -65,7 +63,7 @@ class LoFi(ScorePruner, name="lofi"):
     (tensor([1, 3]),)
     """
 
-    rank: SupportsIndex | RankRule = _NINE_TENTHS
+    rank: SupportsIndex | RankRule = EnergyRank(0.9)
     center: bool = True
     site: Literal["projector", "encoder"] = "projector"
     method: Method = "auto"

@@ -18,8 +18,6 @@ from lofi_core.ranks import EnergyRank, RankRule
 
 __all__ = ["LoFiInside"]
 
-_NINE_TENTHS = EnergyRank(0.9)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoFiInside(OneStagePruner, name="lofi-inside"):
@@ -33,7 +31,7 @@ class LoFiInside(OneStagePruner, name="lofi-inside"):
         Subtract the mean visual token first.
     """
 
-    rank: SupportsIndex | RankRule = _NINE_TENTHS
+    rank: SupportsIndex | RankRule = EnergyRank(0.9)
     center: bool = True
 
     reads = "hidden states of the visual tokens that enter layer K"

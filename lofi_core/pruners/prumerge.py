@@ -23,8 +23,6 @@ from lofi_core.pruners.tokens import VisualTokens
 
 __all__ = ["PruMerge", "PruMergePlus", "one_head_attention"]
 
-_OUTLIERS = OutlierBudget()
-
 
 def one_head_attention(q: Tensor, K: Tensor) -> Tensor:
     """Attention of one query to all keys as if all heads were one: ``softmax(q K^T / sqrt(C))``.
@@ -58,7 +56,7 @@ class PruMerge(MergingPruner, name="prumerge"):
         Tokens that each centre takes up.
     """
 
-    keep: float | IPRBudget | OutlierBudget = _OUTLIERS
+    keep: float | IPRBudget | OutlierBudget = OutlierBudget()
     neighbours: int = 32
 
     paper = "2403.15388"

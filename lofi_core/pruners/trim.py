@@ -19,8 +19,6 @@ from lofi_core.pruners.tokens import VisualTokens
 
 __all__ = ["TRIM"]
 
-_OUTLIERS = OutlierBudget()
-
 
 @dataclass(frozen=True, kw_only=True)
 class TRIM(MergingPruner, ClipPruner, name="trim"):
@@ -32,7 +30,7 @@ class TRIM(MergingPruner, ClipPruner, name="trim"):
         m = T + 1 counts the mean token; with the rule, T is what it counts.
     """
 
-    keep: float | IPRBudget | OutlierBudget = _OUTLIERS
+    keep: float | IPRBudget | OutlierBudget = OutlierBudget()
 
     paper = "2409.10994"
     reads = "encoded tokens, CLIP embeddings of patches and question"
