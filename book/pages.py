@@ -48,11 +48,21 @@ def with_chapters(index: str, notebooks: Mapping[Path, NotebookNode], records: l
     chapters = {path.stem: Chapter.read(path, nb) for path, nb in notebooks.items()}
     runs = {record.path.stem: record.seconds for record in records}
     rows = [
-        f"| {int(c.stem[:2])} | [{c.title}](notebooks/{c.stem}.ipynb) | {c.question} "
-        f"| {c.minutes}\N{NO-BREAK SPACE}min | {runs[c.stem]:.0f}\N{NO-BREAK SPACE}s |"
+        f"* - {int(c.stem[:2])}\n  - [{c.title}](notebooks/{c.stem}.ipynb)\n\n    {c.question}\n"
+        f"  - {c.minutes}\N{NO-BREAK SPACE}min\n  - {runs[c.stem]:.0f}\N{NO-BREAK SPACE}s"
         for c in chapters.values()
     ]
-    table = ["| | Chapter | Its question | To read | To run |", "|--:|:--|:--|--:|--:|", *rows]
+    table = [
+        "```{list-table}",
+        ":header-rows: 1",
+        ":class: chapters",
+        "* -",
+        "  - Chapter and question",
+        "  - To read",
+        "  - To run",
+        *rows,
+        "```",
+    ]
     minutes = {stem[:2]: chapter.minutes for stem, chapter in chapters.items()}
 
     def reading_time(match: re.Match[str]) -> str:

@@ -197,7 +197,7 @@ def test_first_page_gets_its_map_from_the_notebooks() -> None:
     text = with_chapters(index, notebooks, [record])
     text = without_dead_links(text, {"01-trial"})
     assert text.startswith("1 hour, [one](notebooks/01-trial.ipynb), two\n")
-    assert "| 1 | [A trial](notebooks/01-trial.ipynb) | Does *it* run? |" in text
+    assert "* - 1\n  - [A trial](notebooks/01-trial.ipynb)\n\n    Does *it* run?\n" in text
     assert "12\xa0s" in text and "70\xa0min" in text
     with pytest.raises(SystemExit, match="does not state its minutes"):
         Chapter.read(path, notebook_of(new_markdown_cell("# A trial\n\n**Does it?**")))
