@@ -87,7 +87,7 @@ def test_the_page_shows_source_verdict_figure_criterion_and_n_of_every_claim(
                 continue
             assert typeset(show(figure)) in card
             assert typeset(criterion(test, figure["unit"])) in card
-            assert f"n = {figure['n']:,}" in card and html.escape(figure["what"]) in card
+            assert f"n = {figure['n']:,}" in card and html.escape(typeset(figure["what"])) in card
             assert figure["model"] == "none" or figure["model"] in card
 
 
