@@ -55,7 +55,9 @@ def check_tokens(X: Tensor, caller: str, *, waits: bool = False) -> None:
             f"{caller}: tokens of shape {tuple(X.shape)}; expected (..., N, D) with N, D >= 1: "
             "one image's tokens are the rows of a matrix"
         )
-    if (waits or X.device.type == "cpu") and not bool(X.isfinite().all()):
+    # The largest of numbers that hold a NaN is NaN. Many times faster than isfinite of them all.
+    looks = waits or X.device.type == "cpu"
+    if looks and not bool(X.detach().abs().amax((-2, -1)).isfinite().all()):
         bad = (~X.isfinite()).any(-1).sum().item()
         raise LofiError(
             f"{caller}: {bad} token(s) of shape {tuple(X.shape)} hold NaN or Inf; expected finite "

@@ -1,7 +1,7 @@
 r"""Ways to compute the diagonal of the projector onto the top-k left singular subspace.
 
     svd        U and s of X, in X's precision: the reference
-    gram       eigenvectors of the smaller Gram matrix, in float64
+    gram       eigenvectors of the smaller Gram matrix, in float64 (`lofi_core.eigenvectors`)
     gram32     the same in float32
     purify     no eigenvectors: the projector itself, by products in float32 (`lofi_core.subspaces`)
     subspace   the same, after subspace iteration has cut the problem down to 2 k + 16 dimensions
@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lofi_core.eigenvectors import leading_eigenvectors
 from lofi_core.errors import LofiError
 from lofi_core.ranks import EffectiveRank, EnergyRank, RankRule
 from lofi_core.scaling import ratio
@@ -33,29 +34,30 @@ _EPS = torch.finfo(torch.float32).eps
 def fastest(X: Tensor, rank: int | RankRule) -> Method:
     """Name the method that "auto" takes, by device, shape and rank.
 
-    On the CPU, by measurement (``benchmarks/results``): products cost less than eigenvectors up to
-    a rank of a sixteenth of the smaller side, and float32 about half of float64. On accelerators,
-    by counting: an eigensolver makes the host wait, and products don't. float64 is taken for
-    float64 tokens, for fewer than 256 tokens or channels, and where directions may count that
-    float32 can't tell from rounding: a fraction of the energy close to 1, rules not known here.
+    On the CPU, by measurement (``benchmarks/results``): eigenvectors cost less than fifty products,
+    and float32 about half of float64. On accelerators, by counting: an eigensolver makes the host
+    wait, and products don't. float64 is taken for float64 tokens, for few tokens or channels, and
+    where directions may count that float32 can't tell from rounding: a fraction of the energy close
+    to 1, a large rank, rules not known here.
 
     Examples
     --------
     >>> import torch
     >>> fastest(torch.ones(144, 512), EnergyRank(0.9)), fastest(torch.ones(576, 1024), 32)
-    ('gram', 'subspace')
+    ('gram', 'gram32')
     """
-    n = min(X.shape[-2:])
-    if X.dtype == torch.float64 or (n <= 256 and X.device.type == "cpu"):
+    n, cpu = min(X.shape[-2:]), X.device.type == "cpu"
+    if X.dtype == torch.float64 or (n <= 256 and cpu):
         return "gram"
-    if isinstance(rank, int) and 16 * rank <= n:
-        return "subspace"
+    few = isinstance(rank, int) and 16 * rank <= n
     # The last direction that EnergyRank counts has at least (1 - fraction) / n of the energy.
     faint = isinstance(rank, EnergyRank) and 1 - rank.fraction <= ROUNDING * n * _EPS
-    if X.device.type == "cpu":
-        known = isinstance(rank, EnergyRank | EffectiveRank)
-        return "gram32" if known and not faint else "gram"
-    return "gram" if faint or not isinstance(rank, int | EnergyRank | EffectiveRank) else "purify"
+    rule = isinstance(rank, EnergyRank | EffectiveRank) and not faint
+    if cpu:
+        return "gram32" if few or rule else "gram"
+    if few:
+        return "subspace"
+    return "purify" if rule or isinstance(rank, int) else "gram"
 
 
 def by_decomposition(unit: Tensor, scale: Tensor, rule: RankRule, method: Method) -> Tensor:
@@ -64,18 +66,25 @@ def by_decomposition(unit: Tensor, scale: Tensor, rule: RankRule, method: Method
     Directions with ``s_j <= floor * s_1`` are rounding and never count: ``max(N, D) * eps`` of the
     tokens, or what a product leaves of small singular values, if that is more.
     """
-    n = max(unit.shape[-2:])
-    floor = n * torch.finfo(unit.dtype).eps
+    N, D = unit.shape[-2:]
+    floor = max(N, D) * torch.finfo(unit.dtype).eps
+
+    def ranks(s: Tensor) -> Tensor:
+        k = rule(s.to(unit.dtype) * scale[..., 0])  # rules see the singular values of X
+        return torch.minimum(k, (s > floor * s[..., :1]).sum(-1))
+
     if method == "svd":
         U, s, _ = torch.linalg.svd(unit, full_matrices=False)
+        k = ranks(s)
     else:
-        U, s = _left_factor(unit.double() if method == "gram" else unit)
-        lost = n * torch.finfo(torch.float64).eps if s.dtype == torch.float64 else ROUNDING * _EPS
+        A = unit.double() if method == "gram" else unit
+        lost = max(N, D) * torch.finfo(A.dtype).eps if A.dtype == torch.float64 else ROUNDING * _EPS
         floor = max(floor, lost**0.5)
-    k = rule(s.to(unit.dtype) * scale[..., 0])  # rules see the singular values of X
-    counts = torch.arange(s.shape[-1], device=s.device) < k[..., None]
-    counts &= s > floor * s[..., :1]
-    # where, not a product: beyond the floor U may hold anything, also infinities
+        U, s, k = leading_eigenvectors(A @ A.mT if N <= D else A.mT @ A, ranks)
+        if N > D:
+            U = A @ U / s[..., None, : U.shape[-1]]
+    counts = torch.arange(U.shape[-1], device=U.device) < k[..., None]
+    # where, not a product: beyond its rank an image's U may hold anything, also infinities
     return torch.where(counts[..., None, :], U, 0).square().sum(-1)
 
 
@@ -123,12 +132,3 @@ def _divide(P: Tensor, T: Tensor) -> Tensor:
     inside = P @ T @ P + (eye - P) * torch.where(norm == 0, 1, norm)
     L, _ = torch.linalg.cholesky_ex((inside + inside.mT) / 2)
     return torch.cholesky_solve(P, L)
-
-
-def _left_factor(X: Tensor) -> tuple[Tensor, Tensor]:
-    """Return U (..., N, r) and s (..., r) from the eigenvectors of the smaller Gram matrix."""
-    wide = X.shape[-2] <= X.shape[-1]
-    G = X @ X.mT if wide else X.mT @ X
-    values, vectors = torch.linalg.eigh(G)  # ascending
-    s, vectors = values.flip(-1).clamp(min=0).sqrt(), vectors.flip(-1)
-    return (vectors, s) if wide else (X @ vectors / s[..., None, :], s)

@@ -31,7 +31,7 @@ def unit_scale(X: Tensor, center: bool) -> tuple[Tensor, Tensor]:
             [-0.2500,  0.0000]])
     """
     unit = X.to(torch.promote_types(X.dtype, torch.float32))
-    scale = torch.linalg.vector_norm(unit.detach(), torch.inf, dim=(-2, -1), keepdim=True)
+    scale = unit.detach().abs().amax((-2, -1), keepdim=True)
     scale = torch.where(scale == 0, 1, scale)
     unit = unit / scale
     if not center:
@@ -41,7 +41,7 @@ def unit_scale(X: Tensor, center: bool) -> tuple[Tensor, Tensor]:
     for _ in range(2):
         unit -= unit.mean(-2, keepdim=True)
     equal = torch.linalg.vector_norm(unit.detach(), dim=(-2, -1)) <= rounding
-    return unit.masked_fill_(equal[..., None, None], 0), scale
+    return unit.mul_(~equal[..., None, None]), scale
 
 
 def ratio(above: Tensor, below: Tensor) -> Tensor:

@@ -343,7 +343,7 @@ def test_auto_takes_what_the_shape_allows() -> None:
     small, wide, tall = torch.ones(144, 160), torch.ones(576, 1024), torch.ones(10_000, 1152)
     assert fastest(small, 4) == fastest(small, EnergyRank(0.9)) == "gram"
     assert fastest(wide.double(), 4) == fastest(wide, 64) == fastest(wide, lambda s: s) == "gram"
-    assert fastest(wide, 36) == fastest(tall, 72) == "subspace"
+    assert fastest(wide, 36) == fastest(tall, 72) == "gram32"
     assert fastest(wide, EnergyRank(0.9)) == fastest(tall, EffectiveRank()) == "gram32"
     assert fastest(wide, EnergyRank(1.0)) == fastest(wide, EnergyRank(0.999)) == "gram"
     there = wide.to("meta")  # as any accelerator
