@@ -39,50 +39,50 @@ def main() -> None:
     inputs = chat_inputs(processor, [(scenes[number].image, question.text)])
     image = prune_inputs(model, inputs, LoFi(keep=KEEP)).report.images[0]
     figure = draw(scenes[number], question.text, image, before.loc[chosen], after.loc[chosen])
-    figure.text(0.5, 0.02, totals(before, after), ha="center", fontsize=13, color="#444444")
+    figure.text(0.5, 0.02, totals(before, after), ha="center", fontsize=16, linespacing=1.5)
     figure.savefig(TARGET, dpi=160, facecolor="white")
     print(TARGET)
 
 
 def totals(before: pd.DataFrame, after: pd.DataFrame) -> str:
     """Say what an accuracy table reports, and what it does not."""
-    rights = before.right.sum(), after.right.sum()
+    lost = before.right.sum() - after.right.sum()
     flipped = (before.predicted != after.predicted).sum()
     return (
-        f"of {len(before)} answers, right: {rights[0]} → {rights[1]} ({rights[1] - rights[0]:+d}); "
-        f"changed: {flipped}"
+        f"Over {len(before)} questions, accuracy shows a loss of {lost} answers.\n"
+        f"In fact, {flipped} answers have changed."
     )
 
 
 def draw(scene: Scene, question: str, image: object, before: pd.Series, after: pd.Series) -> Figure:
     """Draw the scene with all patches and with the kept ones, an answer below each."""
     kept, grid = image.kept, image.grids[0]  # type: ignore[attr-defined]
-    figure = plt.figure(figsize=(8, 5.3), layout="none")
-    words = "\n".join(textwrap.wrap(question, 60))
-    figure.text(0.5, 0.93, words, ha="center", va="center", fontsize=17, weight="bold")
+    figure = plt.figure(figsize=(7.4, 5.7), layout="none")
+    words = "\n".join(textwrap.wrap(question, 50))
+    figure.text(0.5, 0.94, words, ha="center", va="center", fontsize=19, weight="bold")
     panels = [
         (0.05, range(grid[0] * grid[1]), before, "all visual tokens"),
         (0.55, kept, after, f"the {len(kept)} of {grid[0] * grid[1]} that LoFi keeps"),
     ]
     for left, patches, row, label in panels:
-        ax = figure.add_axes((left, 0.26, 0.4, 0.6))
+        ax = figure.add_axes((left, 0.36, 0.4, 0.52))
         plots.show_kept(scene.image, patches, grid, ax=ax, dim=0.9)
         color = RIGHT if row.right else WRONG
         middle = left + 0.2
-        figure.text(middle, 0.225, label, ha="center", va="center", fontsize=13, color="#444444")
+        figure.text(middle, 0.325, label, ha="center", va="center", fontsize=15, color="#444444")
         mark = "✓" if row.right else "✗"
         said = f"“{row.predicted}” {mark}"
-        figure.text(middle, 0.14, said, ha="center", va="center", fontsize=24, color=color)
+        figure.text(middle, 0.25, said, ha="center", va="center", fontsize=26, color=color)
         figure.text(
             middle,
-            0.085,
+            0.185,
             f"{max(row.probabilities):.0%} sure",
             ha="center",
             va="center",
-            fontsize=13,
+            fontsize=15,
             color=color,
         )
-    figure.text(0.5, 0.56, "→", ha="center", va="center", fontsize=26, color="#444444")
+    figure.text(0.5, 0.62, "→", ha="center", va="center", fontsize=26, color="#444444")
     return figure
 
 
