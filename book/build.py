@@ -21,11 +21,10 @@ import yaml
 from nbformat import NotebookNode
 
 from book import gates
-from book._ext.book_extras import repository_url
 from book.colab import with_install
 from book.execute import Failed, Record, Runner, load_profile
 from book.pages import figures_page, with_chapters, without_dead_links
-from book.provenance import BuildInfo, full_commit, status_page
+from book.provenance import BuildInfo, full_commit, repository_url, status_page
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"

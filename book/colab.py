@@ -16,9 +16,8 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from book._ext.book_extras import repository_url
 from book.execute import ROOT
-from book.provenance import full_commit
+from book.provenance import full_commit, repository_url
 
 INSTALL = """\
 # On Colab: fetch the library and the results that belong to this notebook.

@@ -1,8 +1,9 @@
-"""Where a built book comes from: commit, date, profile, device, versions; its status page."""
+"""Where a built book comes from: repository, commit, date, device, versions; its status page."""
 
 import json
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -105,3 +106,28 @@ def status_page(info: BuildInfo, records: list[Record]) -> str:
             "",
         ]
     )
+
+
+def repository_url(folder: str) -> str:
+    """Return the repository's https address, or "" if it has none that readers can open."""
+    if "BOOK_REPO_URL" in os.environ:
+        return os.environ["BOOK_REPO_URL"].rstrip("/")
+    command = ["git", "-C", folder, "config", "--get", "remote.origin.url"]
+    try:
+        remote = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+    return public_address(remote)
+
+
+def public_address(remote: str) -> str:
+    """Turn a git remote into a web address; only GitHub's and GitLab's are known to have one.
+
+    >>> public_address("git@github.com:someone/book.git")
+    'https://github.com/someone/book'
+    >>> public_address("/srv/git/book.git")
+    ''
+    """
+    pattern = r"(?:https://|ssh://git@|git@)(github\.com|gitlab\.com)[:/](.+?)(?:\.git)?/?"
+    match = re.fullmatch(pattern, remote)
+    return f"https://{match[1]}/{match[2]}" if match else ""

@@ -1,6 +1,8 @@
 """Colab: our bounds admit what it brings, and the check of the notebooks notices what breaks."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -41,6 +43,12 @@ def test_the_install_cell_names_what_stays() -> None:
     names = re.search(r"stays = (\{[^}]*\})", cell.source)
     assert names is not None
     assert set(re.findall(r'"(\w+)"', names[1])) == set(colab_check.STAYS)
+
+
+def test_it_needs_nothing_that_builds_the_book() -> None:
+    absent = "docutils", "sphinx", "jupyter_book", "playwright", "pytest"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import book.colab_check"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.fixture

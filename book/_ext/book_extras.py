@@ -12,13 +12,14 @@ import html
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from docutils import nodes
 from sphinx.util.images import get_image_size
+
+from book.provenance import repository_url
 
 LITERAL = re.compile(r"(``.*?``)")
 IMAGE = re.compile(r'<img (?P<rest>[^>]*?src="(?:[^"]*/)?_images/(?P<name>[^"/]+)"[^>]*>)')
@@ -112,28 +113,3 @@ def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
         parts = LITERAL.split(line)
         parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
         lines[i] = "".join(parts)
-
-
-def repository_url(folder: str) -> str:
-    """Return the repository's https address, or "" if it has none that readers can open."""
-    if "BOOK_REPO_URL" in os.environ:
-        return os.environ["BOOK_REPO_URL"].rstrip("/")
-    command = ["git", "-C", folder, "config", "--get", "remote.origin.url"]
-    try:
-        remote = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
-    return public_address(remote)
-
-
-def public_address(remote: str) -> str:
-    """Turn a git remote into a web address; only GitHub's and GitLab's are known to have one.
-
-    >>> public_address("git@github.com:someone/book.git")
-    'https://github.com/someone/book'
-    >>> public_address("/srv/git/book.git")
-    ''
-    """
-    pattern = r"(?:https://|ssh://git@|git@)(github\.com|gitlab\.com)[:/](.+?)(?:\.git)?/?"
-    match = re.fullmatch(pattern, remote)
-    return f"https://{match[1]}/{match[2]}" if match else ""
