@@ -171,7 +171,7 @@ def plot_flows(table: pd.DataFrame, edge: float | None = None, ax: Axes | None =
     ax.grid(axis="y", visible=False)
     if edge is not None:
         ax.set_xlim(-edge, 1.1 * float((gain + other).max()))
-        for k in np.flatnonzero(loss > edge):
+        for k in np.flatnonzero(loss > edge).tolist():
             ax.text(-0.98 * edge, k, f"◀ {loss[k]:.0%}", va="center", color="white", size="small")
     ax.xaxis.set_major_formatter(lambda v, _: f"{abs(v):.0%}")
     ax.set(xlabel="share of all answers", ylabel="")

@@ -5,7 +5,7 @@ pruner that acts before the language model chooses once per image, not once per 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from lofi_core.answers import chat_inputs
 from lofi_core.encoding import EncodedInputs, encode_inputs
 from lofi_core.inside import pruning_inside
+from lofi_core.masking import with_facts
 from lofi_core.pruners import InsidePruner, Pruner, Random, Selection, VisualTokens, get_pruner
 from lofi_core.questions import Question
 from lofi_core.replies import judge, spellings
@@ -202,12 +203,7 @@ class _OncePerImage(Pruner):
         X = tokens.projected
         fresh = torch.ones(len(X), dtype=torch.bool, device=X.device)
         fresh[1:] = (X[1:] != X[:-1]).flatten(1).any(1)
-        given = {f.name: getattr(tokens, f.name) for f in fields(tokens)}
-        unique: dict[str, Any] = {
-            name: value[fresh] if isinstance(value, Tensor) else value
-            for name, value in given.items()
-        }
-        chosen = self.inner(VisualTokens(**unique))
+        chosen = self.inner(with_facts(tokens, lambda x: x[fresh]))
         which = (fresh.cumsum(0) - 1).tolist()
         merged = None if chosen.tokens is None else tuple(chosen.tokens[i] for i in which)
         return Selection(tuple(chosen.kept[i] for i in which), merged)

@@ -1,6 +1,5 @@
 """Figures of results: what is drawn is what the table says, and no method is left out."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,15 +8,9 @@ from matplotlib.colors import to_hex
 from book.browse import KINDS
 from book.differences import plot_cells, plot_leads
 from book.figures import FAINT, plot_budgets, plot_flows, plot_hazard
-from lofi_core.plots import METHOD_COLORS, style
+from lofi_core.plots import METHOD_COLORS
 
-
-@pytest.fixture(autouse=True)
-def clean_figures():
-    with plt.rc_context():
-        style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("clean_figures")
 
 
 @pytest.fixture()

@@ -1,21 +1,14 @@
 """Figures: the style, the faded patches, and the spectrum."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
 from lofi_core.errors import LofiError
-from lofi_core.plots import METHOD_COLORS, plot_spectrum, show_kept, style
+from lofi_core.plots import METHOD_COLORS, plot_spectrum, show_kept
 from lofi_core.pruners import pruner_names
 
-
-@pytest.fixture(autouse=True)
-def clean_figures():
-    with plt.rc_context():
-        style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("clean_figures")
 
 
 def test_every_registered_pruner_has_a_colour() -> None:

@@ -9,15 +9,9 @@ from matplotlib.figure import Figure
 
 from book.scrub import scrubber
 from lofi_core.errors import LofiError
-from lofi_core.plots import INK, style
+from lofi_core.plots import INK
 
-
-@pytest.fixture(autouse=True)
-def clean_figures():
-    with plt.rc_context():
-        style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("clean_figures")
 
 
 def line(k: int) -> Figure:
