@@ -39,8 +39,8 @@ STYLE = """
 .ledger .claim[data-verdict="not-replicated"] { border-color: #d55e00; }
 .ledger .claim :is(p, ul) { margin: 0 0 .25rem; padding: 0; }
 .ledger q { font-style: italic; }
-.ledger .test { display: grid; grid-template-columns: 1.4em 14.5em 1fr; line-height: 1.45; }
-.ledger .test > :last-child { grid-column: 2 / -1; font-size: .85em; opacity: .85; }
+.ledger .test { display: grid; grid-template-columns: 1.4em 16.5em 1fr; line-height: 1.45; }
+.ledger .test > :nth-child(4) { grid-column: 2 / -1; font-size: .85em; opacity: .85; }
 @media (max-width: 576px) {
   .ledger .test { grid-template-columns: 1.4em 1fr; }
   .ledger .test > :nth-child(n + 3) { grid-column: 2; }

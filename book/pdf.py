@@ -3,10 +3,12 @@
     python -m book.pdf
 
 A headless Chromium prints each page as book/static/custom.css lays it out for paper, folded
-solutions open, things that move at their first frame. The prints become one file with bookmarks,
-page numbers, and links that lead from chapter to chapter inside it.
+solutions open, things that move at their first frame. The prints become one file with a title page,
+a table of contents, bookmarks, page numbers, and links that lead from chapter to chapter inside it.
 """
 
+import html
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,16 +16,26 @@ from io import BytesIO
 from typing import Any
 
 import yaml
+from PIL import Image
 from playwright.sync_api import Browser, PdfMargins, sync_playwright
 from pypdf import PdfReader, PdfWriter
-from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NumberObject
+from pypdf.generic import (
+    ArrayObject,
+    ByteStringObject,
+    DictionaryObject,
+    NameObject,
+    NumberObject,
+)
 
+from book.build import FACTS
 from book.execute import BUILD, ROOT
 from book.local import chromium, serve
 
 SITE = BUILD / "html"
 TARGET = BUILD / "lofi-book.pdf"
-MARGINS: PdfMargins = {"top": "18mm", "bottom": "20mm", "left": "17mm", "right": "17mm"}
+TITLE = "LoFi: leverage scores and the silent hazards of token pruning"
+MARGINS: PdfMargins = {"top": "18mm", "bottom": "20mm", "left": "20mm", "right": "20mm"}
+SMALL = ("book/api", "book/figures", "book/methods", "book/models")  # to look things up in
 
 # Open what is folded; show every picture; keep links inside a page apart from those of other pages.
 PREPARE = """async (prefix) => {
@@ -57,10 +69,10 @@ def main() -> int:
     with serve(SITE) as base, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         prints = [printed(browser, base, page) for page in pages]
-        book = bind(prints, base)
+        book = bind([contents(browser, base, prints), *prints], base)
         stamp(book, PdfReader(BytesIO(numbers(browser, len(book.pages)))))
         browser.close()
-    book.compress_identical_objects()
+    slim(book)
     book.write(TARGET)
     print(f"{TARGET}: {len(book.pages)} pages, {TARGET.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -89,11 +101,34 @@ def printed(browser: Browser, base: str, name: str) -> Print:
     page.goto(f"{base}/{name}.html", wait_until="load")
     page.evaluate(PREPARE, f"{name.rsplit('/', 1)[-1]}-")
     headings = page.evaluate(HEADINGS)
+    scale = 0.6 if name in SMALL else 0.8
     content = page.pdf(
-        format="A4", margin=MARGINS, print_background=True, outline=True, tagged=True, scale=0.85
+        format="A4", margin=MARGINS, print_background=True, outline=True, tagged=True, scale=scale
     )
     page.close()
     return Print(name, PdfReader(BytesIO(content)), headings)
+
+
+def contents(browser: Browser, base: str, prints: list[Print]) -> Print:
+    """Print a title page: what this is, what it was built from, and on which page what begins."""
+    rows, number = [], 2
+    for sheet in prints:
+        link = f'<a href="{base}/{sheet.name}.html">{html.escape(sheet.headings[0])}</a>'
+        rows.append(f"<tr><td>{link}</td><td>{number}</td></tr>")
+        number += len(sheet.content.pages)
+    built = "<br>".join(html.escape(line) for line in json.loads(FACTS.read_text())["foot"])
+    style = (
+        "body { font: 11pt/1.5 sans-serif } h1 { font-size: 22pt; line-height: 1.25 }"
+        "table { width: 100%; margin: 12mm 0 } td { padding: .8mm 0 } td + td { text-align: right }"
+        "a { color: inherit; text-decoration: none } p { color: #555; font-size: 9pt }"
+    )
+    page = browser.new_page()
+    page.set_content(
+        f"<style>{style}</style><h1>{TITLE}</h1><table>{''.join(rows)}</table><p>{built}</p>"
+    )
+    content = page.pdf(format="A4", margin=MARGINS, outline=True, tagged=True)
+    page.close()
+    return Print("contents", PdfReader(BytesIO(content)), [TITLE])
 
 
 def bind(prints: list[Print], base: str) -> PdfWriter:
@@ -115,7 +150,7 @@ def bind(prints: list[Print], base: str) -> PdfWriter:
                 link[NameObject("/A")] = DictionaryObject(action)
             elif address.startswith(base):
                 links.remove(reference)  # to a file that is not on paper
-    book.add_metadata({"/Title": "LoFi: leverage scores and the silent hazards of token pruning"})
+    book.add_metadata({"/Title": TITLE})
     book.page_mode = "/UseOutlines"
     return book
 
@@ -161,6 +196,37 @@ def stamp(book: PdfWriter, sheets: PdfReader) -> None:
     """Put a number on every page."""
     for page, sheet in zip(book.pages, sheets.pages[: len(book.pages)], strict=True):
         page.merge_page(sheet)
+
+
+def slim(book: PdfWriter) -> None:
+    """Compress what can be: text, and pictures, which Chromium stores in full colour.
+
+    Figures have few colours; with the 256 that represent a picture best, nobody sees a difference.
+    """
+    for page in book.pages:
+        page.compress_content_streams(level=9)
+    seen = set()
+    for page in book.pages:
+        things = page.get("/Resources", {}).get("/XObject", {})
+        for reference in things.values():
+            picture = reference.get_object()
+            if id(picture) not in seen and picture.get("/Subtype") == "/Image":
+                seen.add(id(picture))
+                with_palette(picture)
+    book.compress_identical_objects()
+
+
+def with_palette(picture: Any) -> None:
+    """Store a picture of three bytes a pixel as one byte a pixel and a palette."""
+    size, data = (picture["/Width"], picture["/Height"]), picture.get_data()
+    if picture.get("/Filter") != "/FlateDecode" or len(data) != 3 * size[0] * size[1]:
+        return
+    flat = Image.frombytes("RGB", size, data).quantize(256, dither=Image.Dither.NONE)
+    palette = bytes(flat.getpalette() or []).ljust(768, b"\0")
+    space = (NameObject("/Indexed"), NameObject("/DeviceRGB"), NumberObject(255))
+    picture.set_data(flat.tobytes())
+    picture[NameObject("/ColorSpace")] = ArrayObject([*space, ByteStringObject(palette)])
+    picture.pop("/DecodeParms", None)
 
 
 if __name__ == "__main__":
