@@ -62,7 +62,8 @@ class Explorer:
         return (
             f'<div class="explorer" id="{uid}">{self.slider._repr_html_()}'
             '<div class="explorer-choice" hidden><label>method '
-            f'<select>{options}</select></label><p class="explorer-said" aria-live="polite"></p>'
+            f'<select>{options}</select></label><p class="explorer-said" style="text-align: left" '
+            'aria-live="polite"></p>'
             f'</div></div><script>({_CHOOSE})("{uid}")</script>'
         )
 
