@@ -64,9 +64,9 @@ def leading_eigenvectors(
     s = torch.stack([half.values for half in halves]).flip(-1).clamp(min=0).sqrt()
     s = s.view(T.shape[:-1])
     k = ranks(s)
-    K = max(1, int(k.max()))
     # Each image gets what it needs, whatever else is in the batch, and the same as alone.
-    found = [half.vectors(int(needed)) for half, needed in zip(halves, k.view(-1), strict=True)]
+    found = [half.vectors(most) for half, most in zip(halves, k.view(-1).tolist(), strict=True)]
+    K = max(vectors.shape[-1] for vectors in found)
     V = torch.stack([pad(vectors, (0, K - vectors.shape[-1])) for vectors in found])
     return V.view(*T.shape[:-1], K), s, k
 

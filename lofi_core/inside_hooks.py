@@ -166,11 +166,11 @@ class Hooks:
         if not any(due):
             self.through.append(Batch(**vars(old) | {"new": 0}))
             return hidden
-        start, rows = clock(hidden), []
+        start, rows = clock(hidden.device), []
         for b, stages in enumerate(due):
             row, places = old.row(b, hidden)
             rows.append(self._drop(index, b, stages[0], row, places) if stages else row)
-        self.seconds += clock(hidden) - start
+        self.seconds += clock(hidden.device) - start
         self.attended = None
         padded, real = pad_rows(rows, self.right)
         removed = old.removed

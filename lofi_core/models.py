@@ -125,7 +125,7 @@ def pruning(
 
     def prune(inputs: Mapping[str, Any]) -> PrunedInputs:
         pruned = prune_inputs(model, inputs, pruner, positions)
-        report.images.extend(pruned.report.images)
+        report.add(pruned.report.images)
         return pruned
 
     @wraps(forward)

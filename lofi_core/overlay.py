@@ -51,7 +51,8 @@ def kept_masks(
     Examples
     --------
     >>> import torch
-    >>> crop = lambda *kept: ImageReport(0, "image", 4, 2, torch.tensor(kept), ((2, 2),), 1, 1, 0)
+    >>> def crop(*kept):
+    ...     return ImageReport(0, "image", 4, 2, torch.tensor(kept), ((2, 2),), [], float)
     >>> overview, crops = kept_masks([crop(0, 1), crop(2, 3), crop(0, 3)], aspect=2.0)
     >>> crops.int()
     tensor([[1, 1, 0, 0],

@@ -4,6 +4,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,10 +16,9 @@ from lofi_core.families import Layout
 from lofi_core.pruners.base import Pruner
 from lofi_core.pruners.tokens import VisualTokens
 from lofi_core.report import ImageReport
-from lofi_core.spectrum import ipr
 from lofi_core.vision import as_batch
 
-__all__ = ["Choice", "Picture", "choose", "clock", "locate"]
+__all__ = ["Choice", "Picture", "Stopwatch", "choose", "clock", "locate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +65,16 @@ def locate(
             f"from the encoder, {lengths}; expected as many: do processor and model belong "
             "together, and was the prompt cut off?"
         )
+    stops = list(accumulate(lengths))
+    starts = [stop - length for stop, length in zip(stops, lengths, strict=True)]
+    ends = torch.tensor([starts, [stop - 1 for stop in stops]], dtype=torch.int64)
+    rows, last_rows = slots[ends.to(slots.device), 0].tolist()  # one look for all pictures
     pictures = []
-    for i, part in enumerate(slots.split(lengths)):
-        row = int(part[0, 0])
-        if row != int(part[-1, 0]):
+    for i, (part, row, last) in enumerate(zip(slots.split(lengths), rows, last_rows, strict=True)):
+        if row != last:
             raise LofiError(
                 f"prune_inputs: the placeholders of {modality} {i} begin in row {row} and end in "
-                f"row {int(part[-1, 0])}; expected one row: give images in the order of the prompts"
+                f"row {last}; expected one row: give images in the order of the prompts"
             )
         N = len(layouts[i].patches)
         for name, values in known.items():
@@ -102,26 +106,22 @@ def choose(
         facts = _known(group, [name for name in pruner.needs if name not in modules])
         facts |= {name: find() for name, find in modules.items() if name in pruner.needs}
         tokens = VisualTokens(projected=X, grids=grids, **facts)
-        start = clock(X)
+        watch = Stopwatch(X.device)
         selection = pruner(tokens)
-        seconds = (clock(X) - start) / len(group)
-        given = selection.tokens or [x[kept] for x, kept in zip(X, selection.kept, strict=True)]
-        new = [x.to(X.dtype) for x in given]
-        # What the report needs comes from the device at once, not picture by picture.
-        iprs = torch.stack([ipr(X), torch.stack([ipr(x) for x in new])]).tolist()
-        kept = torch.cat(selection.kept).cpu().split([len(k) for k in selection.kept])
+        watch.stop()
         for b, picture in enumerate(group):
-            chosen, features = _shorten(picture, selection.kept[b], new[b])
+            kept, merged = selection.kept[b], selection.tokens
+            new = X[b, kept] if merged is None else merged[b].to(X.dtype)
+            chosen, features = _shorten(picture, kept, new)
             report = ImageReport(
                 row=picture.row,
                 modality=picture.modality,
                 tokens_before=len(picture.features),
                 tokens_after=len(features),
-                kept=kept[b],
+                chosen=kept,
                 grids=grids,
-                ipr_before=iprs[0][b],
-                ipr_after=iprs[1][b],
-                seconds=seconds,
+                held=[_patches(picture), *([] if merged is None else [new])],
+                took=partial(watch.seconds, len(group)),
             )
             choices[members[b]] = Choice(picture, chosen, features, report)
     return [choices[i] for i in range(len(pictures))]
@@ -156,8 +156,35 @@ def _known(group: Sequence[Picture], needs: Sequence[str]) -> dict[str, Any]:
     return {name: fact.to(device) for name, fact in facts.items()}
 
 
-def clock(X: Tensor) -> float:
-    """Read the time when the tokens' device has done its work."""
-    if X.device.type != "cpu":
-        torch.accelerator.synchronize(X.device)
+class Stopwatch:
+    """Time of a piece of a device's work; on CUDA without waiting for it until somebody asks."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start."""
+        self.device = device
+        self.start = self.end = self._now()
+
+    def _now(self) -> Any:
+        if self.device.type != "cuda":
+            return clock(self.device)
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def stop(self) -> None:
+        """Stop."""
+        self.end = self._now()
+
+    def seconds(self, parts: int = 1) -> float:
+        """Seconds between start and stop, divided by the number of parts."""
+        if self.device.type != "cuda":
+            return (self.end - self.start) / parts
+        self.end.synchronize()
+        return self.start.elapsed_time(self.end) / 1e3 / parts
+
+
+def clock(device: torch.device) -> float:
+    """Read the time when a device has done its work."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()

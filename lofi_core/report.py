@@ -1,11 +1,14 @@
 """What pruning did: tokens before and after, image by image, as they reached the language model."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
 from lofi_core.pruners.tokens import Grid
+from lofi_core.spectrum import ipr
 
 __all__ = ["ImageReport", "Report"]
 
@@ -13,6 +16,11 @@ __all__ = ["ImageReport", "Report"]
 @dataclass(frozen=True, eq=False)
 class ImageReport:
     """What became of one image or video.
+
+    What costs a product or makes the host wait for the device is worked out when it is first read:
+    IPR, time, and the indices on the CPU. Until its IPR is read, or `release` is called, a report
+    holds the picture's visual tokens, N x D numbers that otherwise the encoder's output would take
+    along when it goes; afterwards it holds indices and numbers only.
 
     Parameters
     ----------
@@ -22,25 +30,56 @@ class ImageReport:
         What it is.
     tokens_before, tokens_after : int
         Tokens in the language model's input, separators included.
-    kept : Tensor, shape (m,), int64, on the CPU
-        Indices among its N visual tokens, ascending.
+    chosen : Tensor, shape (m,), int64
+        Indices among its N visual tokens, ascending, where the tokens are.
     grids : tuple of tuples of int
         Shapes of its visual tokens, see `lofi_core.pruners.VisualTokens`.
-    ipr_before, ipr_after : float
-        IPR of its visual tokens and of what was kept of them.
-    seconds : float
-        Its share of the time of selection.
+    held : list of Tensor
+        Its visual tokens, (N, D), and if they aren't simply the chosen ones of these, what took the
+        places of those kept, (m, D).
+    took : callable
+        Returns its share of the time of selection, in seconds.
     """
 
     row: int
     modality: str
     tokens_before: int
     tokens_after: int
-    kept: Tensor
+    chosen: Tensor
     grids: tuple[Grid, ...]
-    ipr_before: float
-    ipr_after: float
-    seconds: float
+    held: list[Tensor]
+    took: Callable[[], float]
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """``chosen``, on the CPU."""
+        return self.chosen.cpu()
+
+    @cached_property
+    def seconds(self) -> float:
+        """Its share of the time of selection."""
+        return self.took()
+
+    @property
+    def ipr_before(self) -> float:
+        """IPR of its visual tokens."""
+        return self._iprs[0].item()
+
+    @property
+    def ipr_after(self) -> float:
+        """IPR of what was kept of them."""
+        return self._iprs[1].item()
+
+    @cached_property
+    def _iprs(self) -> tuple[Tensor, Tensor]:
+        before, *new = self.held
+        found = ipr(before), ipr(new[0] if new else before[self.chosen])
+        self.held.clear()
+        return found
+
+    def release(self) -> None:
+        """Let go of the tokens: reduce them to their IPR, without waiting for the device."""
+        _ = self._iprs
 
     @property
     def masks(self) -> list[Tensor]:
@@ -57,6 +96,12 @@ class Report:
     """What became of all images of a call, or of all calls inside ``with pruning(...)``."""
 
     images: list[ImageReport] = field(default_factory=list)
+
+    def add(self, images: Iterable[ImageReport]) -> None:
+        """Enter the images of another call; those entered before let go of their tokens."""
+        for image in self.images:
+            image.release()
+        self.images.extend(images)
 
     @property
     def tokens_before(self) -> int:

@@ -15,9 +15,18 @@ from benchmarks import run
 from benchmarks.counting import Counting
 from benchmarks.measure import summary
 from benchmarks.selection import exponent, published_divprune
-from lofi_core import EffectiveRank, EnergyRank, ipr, ipr_path, leverage_scores, prune_inputs
+from lofi_core import (
+    EffectiveRank,
+    EnergyRank,
+    ipr,
+    ipr_path,
+    leverage_scores,
+    prune_inputs,
+    pruning,
+)
+from lofi_core.encoding import encode_inputs
 from lofi_core.leverage import ridge_leverage_scores
-from lofi_core.pruners import DivPrune, LoFi, Random, VisualTokens
+from lofi_core.pruners import DivPrune, LoFi, Random, ToMe, VisualTokens
 from lofi_core.pruners.greedy import farthest_points, pivoted_cholesky
 from tests.tiny import FAMILIES
 
@@ -132,11 +141,41 @@ def test_compiles_without_a_break() -> None:
 
 @pytest.mark.parametrize("images", [1, 3])
 def test_waits_of_prune_inputs(images: int) -> None:
-    """A few a call and a few an image: lengths must be known, and the report holds numbers."""
+    """As many for three images as for one: one for their placeholders, the rest for lengths.
+
+    On the CPU two more look at tokens: whether all are finite, and at the masks of padding.
+    """
     family = FAMILIES["llava"]
     inputs = family.inputs([[5, *["a"] * images, 3]])
     counted = count(prune_inputs, family.model(), inputs, Random(keep=0.5))
-    assert counted.waits <= 12 + 8 * images
+    assert counted.waits == 11
+
+
+def test_report_costs_nothing_until_it_is_read() -> None:
+    """No product for an IPR that nobody reads; then two an image, once, and the tokens go."""
+    family = FAMILIES["llava"]
+    encoded = encode_inputs(family.model(), family.inputs([[5, "a", "a", 3]]))
+    with Counting() as counted:
+        report = encoded.prune(Random(keep=0.5)).report
+    assert counted.operations["mm"] == counted.operations["bmm"] == 0
+    for image, picture in zip(report.images, encoded.pictures, strict=True):
+        (held,) = image.held
+        assert held.data_ptr() == picture.features.data_ptr()  # no copy
+        with Counting() as counted:
+            found = image.ipr_before, image.ipr_after, image.ipr_before
+        assert counted.operations["mm"] == 2 and not image.held
+        kept = picture.features[image.kept]
+        assert found[:2] == (ipr(picture.features).item(), ipr(kept).item())
+
+
+def test_a_long_report_holds_the_tokens_of_one_call() -> None:
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs([[5, "a", 3]])
+    with torch.no_grad(), pruning(model, ToMe(keep=0.5)) as report:
+        for _ in range(3):
+            model(**inputs)
+    assert [len(image.held) for image in report.images] == [0, 0, 2]  # tokens, and merged ones
+    assert len({image.ipr_after for image in report.images}) == 1
 
 
 def test_pixels_are_not_copied() -> None:

@@ -18,7 +18,7 @@ from lofi_core.report import ImageReport
 
 def report(kept: torch.Tensor, *grid: int) -> ImageReport:
     n = int(np.prod(grid))
-    return ImageReport(0, "image", n, len(kept), kept, (grid,), 1.0, 1.0, 0.0)
+    return ImageReport(0, "image", n, len(kept), kept, (grid,), [], float)
 
 
 def painted(width: int, height: int) -> Image.Image:
