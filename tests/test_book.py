@@ -5,18 +5,20 @@ from io import BytesIO
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from pypdf import PdfReader, PdfWriter
 from pypdf.annotations import Link
+from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject, NumberObject
 
 from book import execute, gates
 from book.build import toc_notebooks
 from book.colab import with_install
 from book.links import addresses
 from book.pages import Chapter, figures_page, spoken, with_chapters, without_dead_links
-from book.pdf import Print, bind
+from book.pdf import Print, bind, slim
 from book.provenance import BuildInfo, status_page
 from book.repeat import differences
 
@@ -263,3 +265,26 @@ def test_links_between_chapters_stay_inside_the_pdf_and_others_outside() -> None
     assert inside["/S"] == "/GoTo" and inside["/D"][0].get_object() == book.pages[1]
     assert outside["/URI"] == other
     assert [item.title for item in book.outline] == ["Two words", "Two twowords words"]
+
+
+def test_a_picture_on_paper_is_stored_with_a_palette_and_looks_the_same() -> None:
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    pixels = np.stack([np.tile(ramp, (48, 1)), np.full((48, 64), 90, np.uint8)] * 2, axis=-1)
+    picture = DecodedStreamObject()
+    picture.set_data(pixels[..., :3].tobytes())
+    picture = picture.flate_encode()
+    facts = {"/Type": "/XObject", "/Subtype": "/Image", "/ColorSpace": "/DeviceRGB"}
+    picture.update({NameObject(key): NameObject(value) for key, value in facts.items()})
+    for key, value in {"/Width": 64, "/Height": 48, "/BitsPerComponent": 8}.items():
+        picture[NameObject(key)] = NumberObject(value)
+    book = PdfWriter()
+    page = book.add_blank_page(100, 100)
+    things = DictionaryObject({NameObject("/a"): book._add_object(picture)})
+    page[NameObject("/Resources")] = DictionaryObject({NameObject("/XObject"): things})
+    slim(book)
+    out = BytesIO()
+    book.write(out)
+    (found,) = PdfReader(out).pages[0].images
+    assert found.indirect_reference.get_object()["/ColorSpace"][0] == "/Indexed"
+    difference = np.asarray(found.image.convert("RGB"), int) - pixels[..., :3]
+    assert np.abs(difference).max() <= 2

@@ -52,6 +52,13 @@ def test_internal_links_lead_somewhere_and_images_are_described(site: Path) -> N
     assert not undescribed
 
 
+def test_pictures_keep_their_room_before_they_load(site: Path) -> None:
+    for path in html_files(site):
+        for picture in re.findall(r"<img [^>]*_images/[^>]*>", path.read_text()):
+            sizes = re.findall(r' (width|height)="\d+"', picture)
+            assert sizes == ["width", "height"], f"{path.name}: {picture[:200]}"
+
+
 def test_every_chapter_links_its_code_and_its_terms(site: Path) -> None:
     for path in (site / "notebooks").glob("*.html"):
         targets = Links(path.read_text()).targets
