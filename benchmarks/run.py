@@ -22,6 +22,7 @@ from benchmarks.selection import SIZES, greedy, selection
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 1
+QUICK = ((1, 48, 64, 0.75), (2, 48, 64, 0.25), (1, 96, 64, 0.75))
 PARTS = ("scoring", "selection", "greedy", "end to end")
 
 
@@ -53,7 +54,7 @@ def parts(device: torch.device, quick: bool) -> dict[str, Callable[[], list[Row]
     """Name each part and say how to run it; ``quick`` is the rehearsal, in small shapes."""
     cuda = device.type == "cuda"
     repeats = 1 if quick else 9 if cuda else 3
-    shapes = ((1, 48, 64), (2, 48, 64), (1, 96, 64)) if quick else SHAPES
+    shapes = QUICK if quick else SHAPES
     sizes = (48, 96) if quick else SIZES
 
     def whole() -> list[Row]:

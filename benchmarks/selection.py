@@ -1,4 +1,10 @@
-"""What selection costs: every pruner of the registry, and how its cost grows with the tokens."""
+"""What selection costs: every pruner of the registry, and how its cost grows with the tokens.
+
+Pruners before the language model are timed whole, on tokens and on what an encoder knows. Of those
+inside it the choice between two layers is timed, with the attention, keys and hidden states that it
+reads given: what computing these takes, and the layers that ran on all tokens, come on top. A
+pruner that encodes the image again has no time of its own: it costs what the encoder costs.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,15 +17,17 @@ from torch.nn.functional import normalize
 
 from benchmarks.counting import Counting
 from benchmarks.measure import Row, measure
-from benchmarks.tokens import make_tokens, make_visual
-from lofi_core.errors import LofiError
-from lofi_core.pruners import InsidePruner, Pruner, VisualTokens, get_pruner, pruner_names
+from benchmarks.tokens import make_tokens, make_view, make_visual
+from lofi_core.pruners import InsidePruner, VisualTokens, get_pruner, pruner_names
 from lofi_core.pruners.clip import ClipPruner
 from lofi_core.pruners.greedy import farthest_points, pivoted_cholesky
+from lofi_core.pruners.inside import LayerView, Stage
 
 SIZES = (576, 1024, 2880)
 KEEP = 0.25
 PUBLISHED = "divprune, published loop"
+WHOLE, CHOICE = "the whole selection", "the choice, what it reads given"
+AGAIN = "nothing: the image is encoded again, smaller"
 
 
 def published_divprune(X: Tensor, m: int) -> Tensor:
@@ -42,20 +50,20 @@ def selection(
     rows: list[Row] = []
     for N in sizes:
         visual = _to(make_visual(1, N, D, _grid(N)), device)
-        pruners = _pruners(visual)
-        timed: dict[str, Callable[[], object]] = {
-            name: partial(pruner, visual) for name, pruner in pruners.items()
-        }
-        timed[PUBLISHED] = partial(published_divprune, visual.projected[0], round(KEEP * N))
-        for name, row in measure(timed, device, repeats).items():
+        calls = _calls(visual, make_view(N, D, device))
+        published = partial(published_divprune, visual.projected[0], round(KEEP * N))
+        calls[PUBLISHED] = WHOLE, published
+        found = measure({name: call for name, (_, call) in calls.items()}, device, repeats)
+        for name, (what, call) in calls.items():
             with Counting() as counted:
-                timed[name]()
+                call()
             counts = {"bytes": counted.peak, "operations": counted.launches, "waits": counted.waits}
-            rows.append({"pruner": name, "N": N, "D": D, "keep": KEEP} | row | counts)
+            about = {"pruner": name, "N": N, "D": D, "keep": KEEP, "timed": what}
+            rows.append(about | found[name] | counts)
     for row in rows:
         same = [other for other in rows if other["pruner"] == row["pruner"]]
         row["exponent"] = exponent([r["N"] for r in same], [r["median"] for r in same])
-    return rows
+    return rows + [{"pruner": name, "timed": AGAIN} for name in pruner_names() if _again(name)]
 
 
 def greedy(device: torch.device, repeats: int, B: int = 16, N: int = 576) -> list[Row]:
@@ -98,24 +106,28 @@ def exponent(N: Sequence[float], seconds: Sequence[float]) -> float | None:
     return round(slope / sum((a - mx) ** 2 for a in x), 2)
 
 
-def _pruners(visual: VisualTokens) -> dict[str, Pruner]:
-    """Pruners that act on tokens alone, at one budget; those inside the model have no part here."""
-    found = {}
+def _calls(visual: VisualTokens, view: LayerView) -> dict[str, tuple[str, Callable[[], object]]]:
+    """What is timed of each pruner of the registry, and how to run it, all at one budget."""
+    N = visual.projected.shape[1]
+    calls: dict[str, tuple[str, Callable[[], object]]] = {}
     for name in pruner_names():
-        pruner = get_pruner(name)
-        if isinstance(pruner, InsidePruner):
+        pruner = get_pruner(name, keep=KEEP)
+        if _again(name):
             continue
-        if isinstance(pruner, ClipPruner):  # a question of 8 pieces, in the encoder's own space
+        if isinstance(pruner, InsidePruner):
+            calls[name] = CHOICE, partial(pruner.pick, view, Stage(layer=1, count=round(KEEP * N)))
+            continue
+        if isinstance(pruner, ClipPruner):  # a question in the encoder's own space; TRIM's is short
             C = visual.require("encoded", name).shape[-1]
-            pruner = replace(pruner, text_embeds=torch.eye(8, C), embed=torch.nn.Identity())
-        if "keep" in {field.name for field in fields(pruner)}:
-            pruner = replace(pruner, keep=KEEP)
-        try:
-            pruner(visual)
-        except (LofiError, TypeError, RuntimeError):
-            continue  # needs the model or its pixels, which synthetic tokens don't come with
-        found[name] = pruner
-    return found
+            text = torch.eye(1 if name == "trim" else 8, C)
+            pruner = replace(pruner, text_embeds=text, embed=torch.nn.Identity())
+        calls[name] = WHOLE, partial(pruner, visual)
+    return calls
+
+
+def _again(name: str) -> bool:
+    """Whether a pruner encodes the image again."""
+    return "encode" in get_pruner(name, keep=KEEP).needs
 
 
 def _grid(N: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lofi_core.pruners import VisualTokens
+from lofi_core.pruners.inside import LayerView
 
 
 def make_tokens(
@@ -42,4 +43,31 @@ def make_visual(B: int, N: int, D: int, grid: tuple[int, ...], seed: int = 0) ->
         crops=torch.zeros(B, N, dtype=torch.int64),
         project=torch.nn.Linear(C, D),
         grids=(grid,),
+    )
+
+
+def make_view(N: int, D: int, device: torch.device | str = "cpu", seed: int = 0) -> LayerView:
+    """Give a pruner inside a language model what it reads of a prompt with 32 + 32 tokens of text.
+
+    Attention, keys and normed states are there already, so that what is timed is the choice.
+    """
+    g = torch.Generator().manual_seed(seed + 3)
+    L, heads, d = N + 64, 16, 64
+    hidden = make_tokens(1, L, D, seed, device=device)[0]
+    attention = torch.randn(heads, 32, L, generator=g).softmax(-1).to(device)
+    keys = torch.randn(heads, L, d, generator=g).to(device)
+
+    def attend(rows: Tensor) -> Tensor:
+        return attention[:, : len(rows)]
+
+    return LayerView(
+        hidden=hidden,
+        normed=lambda: hidden,
+        visual=torch.arange(32, 32 + N, device=device),
+        after=torch.arange(32 + N, L, device=device),
+        positions=torch.arange(L, device=device),
+        inputs=(hidden[32 : 32 + N], hidden[32 + N :]),
+        previous=attend,
+        following=attend,
+        keys=lambda: keys,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import run
 from benchmarks.counting import Counting
 from benchmarks.measure import summary
-from benchmarks.selection import exponent, published_divprune
+from benchmarks.selection import CHOICE, PUBLISHED, exponent, published_divprune
 from lofi_core import (
     EffectiveRank,
     EnergyRank,
@@ -26,7 +26,16 @@ from lofi_core import (
 )
 from lofi_core.encoding import encode_inputs
 from lofi_core.leverage import ridge_leverage_scores
-from lofi_core.pruners import DivPrune, LoFi, Random, ToMe, VisualTokens
+from lofi_core.pruners import (
+    DivPrune,
+    InsidePruner,
+    LoFi,
+    Random,
+    ToMe,
+    VisualTokens,
+    pruner_names,
+    registered,
+)
 from lofi_core.pruners.greedy import farthest_points, pivoted_cholesky
 from tests.tiny import FAMILIES
 
@@ -215,5 +224,11 @@ def test_rehearsal_writes_every_part(tmp_path: Path) -> None:
     assert all(part["rows"] and part["machine"]["threads"] for part in parts.values())
     models = {row["model"] for row in parts["end to end"]["rows"]}
     assert models == {"SceneVLM", "LLaVA-1.5-7B", "Qwen2.5-VL-7B"}
-    pruners = {row["pruner"] for row in parts["selection"]["rows"]}
-    assert {"lofi", "cdpruner", "divprune", "random"} <= pruners
+    pruners = {row["pruner"]: row for row in parts["selection"]["rows"]}
+    assert set(pruners) == {*pruner_names(), PUBLISHED}
+    assert {name for name, row in pruners.items() if "median" not in row} == {"downsample"}
+    assert {name for name, row in pruners.items() if row["timed"] == CHOICE} == {
+        of.name for of in registered() if issubclass(of, InsidePruner)
+    }
+    found = {(row["algorithm"], row["B"]): row for row in parts["scoring"]["rows"]}
+    assert found["sklearn randomized_svd", 1]["error"] > found["gram, rank 12", 1]["error"]
