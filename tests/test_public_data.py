@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lofi_core import evaluate
+from lofi_core import command
 from lofi_core.consistency import compare
 from lofi_core.errors import LofiError
 from lofi_core.public_data import BENCHMARKS, load_benchmark
@@ -223,9 +223,9 @@ def test_evaluated_from_the_command_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Choices are scored by first tokens, free text by what `generate` returns."""
-    monkeypatch.setattr(evaluate, "load_benchmark", partial(load_benchmark, folder=folder))
+    monkeypatch.setattr(command, "load_benchmark", partial(load_benchmark, folder=folder))
     options = "--pruners random fastv --budgets 0.9 --device cpu --scenes 4 --images-per-batch 2"
-    evaluate.main([str(tmp_path), "--data", name, *options.split()])
+    command.main([str(tmp_path), "--data", name, *options.split()])
     records = read_records(tmp_path / "records.parquet")
     assert len(records) == 3 * len(ROWS[name]) and set(records.data) == {
         f"load_benchmark({name!r}, 4, seed=0)"
