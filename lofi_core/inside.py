@@ -95,8 +95,8 @@ def pruning_inside(model: "PreTrainedModel", pruner: InsidePruner) -> Iterator[I
     Raises
     ------
     LofiError
-        If the language model is built otherwise or too shallow, if images come without
-        ``input_ids``, or if the cache is not a ``DynamicCache`` filled inside this block.
+        If the language model is built otherwise, too shallow or on several devices, if images come
+        without ``input_ids``, or if the cache is not a ``DynamicCache`` filled inside this block.
     """
     if not isinstance(pruner, InsidePruner):
         raise LofiError(
@@ -109,6 +109,13 @@ def pruning_inside(model: "PreTrainedModel", pruner: InsidePruner) -> Iterator[I
         raise LofiError(
             f"pruning_inside: a language model of type {kind!r}; expected one of {LIKE_LLAMA}, as "
             "part of a vision-language model"
+        )
+    devices = {parameter.device for parameter in decoder.parameters()}
+    if len(devices) > 1:
+        raise LofiError(
+            f"pruning_inside: a language model on {len(devices)} devices; expected one, as its "
+            "layers' tokens are compared: load it with device_map='cuda', or choose a pruner that "
+            "acts before it"
         )
     pruner.schedule(576, len(decoder.layers))  # refuses models that are too shallow
     report = InsideReport()

@@ -8,8 +8,9 @@ import torch
 from places import Places, move, place, spread
 from tiny import FAMILIES
 
+from lofi_core.errors import LofiError
 from lofi_core.models import prune_inputs, pruning
-from lofi_core.pruners import LoFi, get_pruner
+from lofi_core.pruners import FastV, LoFi, get_pruner
 
 ROWS = [[3, "a", 4], [5, "a", 2, "a", 6], [4]]
 # The decomposition that a GPU would be given; on the CPU, the default leaves PyTorch.
@@ -78,6 +79,23 @@ def test_generation() -> None:
     with Places(), pruning(model, LOFI):
         answers = model.generate(**move(inputs, 1), **options)
     assert torch.equal(answers[:, -3:], expected[:, -3:])
+
+
+@torch.no_grad()
+def test_pruning_inside_needs_a_language_model_in_one_place() -> None:
+    tiny, pruner = FAMILIES["llava"], FastV(keep=0.7, layer=1)
+    plain, inputs = tiny.model(), tiny.inputs(ROWS)
+    with pruning(plain, pruner):
+        expected = plain(**inputs).logits
+    apart, torn = copy.deepcopy(plain), copy.deepcopy(plain)
+    spread(apart, by_part)
+    spread(torn, by_turns)
+    with Places():
+        with pruning(apart, pruner):
+            logits = apart(**move(inputs, 1)).logits
+        with pytest.raises(LofiError, match="on 2 devices"), pruning(torn, pruner):
+            pass
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
 
 
 def test_places_do_not_mix() -> None:
