@@ -73,9 +73,9 @@ lock: ## write requirements.lock anew from pyproject.toml, keeping the torch it 
 scene-vlm: $(STAMP) ## train the shipped model again from nothing (resumes if interrupted)
 	@$(BIN)/python -m lofi_core.scene_vlm.train $(TRAIN_ARGS)
 
-colab-check: ## run the notebooks as Colab does: newest packages, no lock, installing from the commit
+colab-check: ## run the notebooks as Colab does: newest packages, no lock (TORCH="torch==... torchvision==..." pins these)
 	@rm -rf _build/colab && $(PYTHON) -m venv _build/colab/venv
-	@_build/colab/venv/bin/python -m pip install -q -r book/colab.txt papermill
+	@_build/colab/venv/bin/python -m pip install -q $(TORCH) -r book/colab.txt papermill
 	@_build/colab/venv/bin/python -m book.colab_check $(COLAB_ARGS)
 
 clean: ## remove everything that was built, .venv too
