@@ -87,11 +87,14 @@ class _Half:
     def vectors(self, k: int) -> Tensor:
         """Those of the k largest eigenvalues, or of the largest one, descending, (n, max(1, k))."""
         n, k = len(self.d), max(1, k)
-        if k > n // _FEW:
-            return torch.linalg.eigh(self.matrix).eigenvectors.flip(-1)[:, :k]
         # As one block, however weakly H hangs together: within one, stein keeps them orthogonal.
         blocks, ends = np.ones(n, np.int32), np.full(n, n, np.int32)
-        Z, _ = self.stein(self.d, self.e, self.ascending[-k:], blocks, ends)
+        few = k <= n // _FEW
+        if few:
+            Z, failed = self.stein(self.d, self.e, self.ascending[-k:], blocks, ends)
+        # Inverse iteration may not converge, and divides by zero if T is zero; the other can both.
+        if not few or failed or not np.isfinite(Z).all():
+            return torch.linalg.eigh(self.matrix).eigenvectors.flip(-1)[:, :k]
         # Q's reflections leave the first row alone: they stand below the subdiagonal.
         Z[1:] = self.ormqr("L", "N", self.Q[1:, :-1], self.tau, Z[1:], self.lwork)[0]
         return torch.from_numpy(Z).flip(-1)

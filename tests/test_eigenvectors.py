@@ -53,11 +53,10 @@ def test_a_few_vectors_are_eigenvectors(name: str, dtype: torch.dtype) -> None:
     assert V.shape == (N, k) and s.shape == (N,) and V.dtype == s.dtype == dtype
     # an eigenvalue is off by a few N eps ||T||, its root by the root of that at worst
     torch.testing.assert_close(s.square(), expected.square(), rtol=0, atol=8 * N * eps * norm)
-    if norm:
-        eye = torch.eye(k, dtype=dtype)
-        torch.testing.assert_close(V.mT @ V, eye, rtol=0, atol=8 * N * eps)
-        residual = T @ V - V * s[:k].square()
-        assert residual.abs().max() <= 8 * N * eps * norm
+    eye = torch.eye(k, dtype=dtype)
+    torch.testing.assert_close(V.mT @ V, eye, rtol=0, atol=8 * N * eps)
+    residual = T @ V - V * s[:k].square()
+    assert residual.abs().max() <= 8 * N * eps * norm
 
 
 def test_ranks_by_image() -> None:
