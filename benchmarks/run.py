@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> Path:
 def parts(device: torch.device, quick: bool) -> dict[str, Callable[[], list[Row]]]:
     """Name each part and say how to run it; ``quick`` is the rehearsal, in small shapes."""
     cuda = device.type == "cuda"
-    repeats = 1 if quick else 9 if cuda else 3
+    repeats = 1 if quick else 9
     shapes = QUICK if quick else SHAPES
     sizes = (48, 96) if quick else SIZES
 
