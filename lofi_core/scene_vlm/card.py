@@ -121,8 +121,8 @@ decay of the rate. `training-log.jsonl` is the log of that run, `recipe.json` it
 | :-- | --: |
 {recipe}
 
-`make scene-vlm` repeats it. How able the model becomes depends on the seed too: the book's chapter 7
-has a second training. The handwritten digits are scikit-learn's `load_digits` (UCI "Optical
+`make scene-vlm` repeats it. How able the model becomes depends on the seed too: chapter 7 of the
+book has a second training. The handwritten digits are scikit-learn's `load_digits` (UCI "Optical
 Recognition of Handwritten Digits", CC BY 4.0).
 
 ## Files
