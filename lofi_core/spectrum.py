@@ -54,7 +54,7 @@ class Spectrum:
 
     @property
     def energies(self) -> Tensor:
-        """``p_i``, shape (..., r): descending, summing to 1 (to 0 for a zero matrix)."""
+        """Energies ``p_i``, shape (..., r), descending, summing to 1 (0 for a zero matrix)."""
         s = self.singular_values
         p = ratio(s, s[..., :1])  # over the largest first: squares of tiny values vanish
         p = p.square() if self.weights == "energy" else p
