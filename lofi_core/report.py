@@ -115,7 +115,7 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """Time of selection: choosing, not encoding."""
+        """Time of selection, which is choosing, not encoding."""
         return sum(image.seconds for image in self.images)
 
     def __str__(self) -> str:
