@@ -32,7 +32,7 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """Exact caption: every object's phrase, from left to right."""
+        """Exact caption, every object's phrase from left to right."""
         return " , ".join(o.phrase for o in sorted(self.objects, key=lambda o: (o.x, o.y)))
 
 
