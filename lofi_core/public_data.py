@@ -244,4 +244,4 @@ BENCHMARKS: dict[str, Benchmark] = {
         lambda row: row["image_id"],
     ),
 }
-"""By name: what `load_benchmark` can load."""
+"""What `load_benchmark` can load, by name."""
