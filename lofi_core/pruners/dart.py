@@ -125,7 +125,7 @@ class DART(InsidePruner, name="dart"):
         Parameters
         ----------
         hidden : Tensor, shape (L, D)
-            h.
+            What enters the layer, after the final norm.
         visual : Tensor, shape (n,), int64
             Where the visual tokens stand.
         image : Tensor, int64
