@@ -36,8 +36,12 @@ class Flip:
         Row-major indices of the patches that were kept.
     grid : (rows, columns)
         The patch grid.
-    question, truth, before, after : str
-        What was asked, the right answer, the answer unpruned, and the answer pruned.
+    question : str
+        What was asked.
+    truth : str
+        The right answer.
+    before, after : str
+        The answer unpruned (before) and pruned (after).
     setting : str
         Method and budget, for people, such as ``"LoFi, 25 % of the tokens"``.
     sure : (float, float), optional
