@@ -244,4 +244,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         lambda row: row["image_id"],
     ),
 }
-"""What `load_benchmark` can load, by name."""
+"""What `load_benchmark` can load, by name.
+
+:meta hide-value:
+"""
