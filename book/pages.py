@@ -94,7 +94,7 @@ def figures_page(notebooks: Mapping[Path, NotebookNode]) -> str:
     lines = [
         "# Figures",
         "",
-        "Every figure of the book, in order; the code above each makes it.",
+        "Every figure of the book, in order; in its chapter, the code above each makes it.",
         "",
     ]
     for path, notebook in notebooks.items():
