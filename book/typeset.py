@@ -5,7 +5,7 @@ Records and code write -1.4, 7e-16 and "5.6 %" with the characters of a keyboard
 
 import re
 
-__all__ = ["typeset"]
+__all__ = ["join_units", "typeset"]
 
 MINUS = re.compile(r"(?<![\w.])-(?=\.?\d)")
 POWER = re.compile(r"(?<=\d)e([-+]?)0*(\d+)\b")
@@ -20,4 +20,9 @@ def typeset(text: str) -> str:
     '−1.4 [−1.8, 7 × 10⁻¹⁶], bar-1'
     """
     text = POWER.sub(lambda m: f" × 10{(m[1].strip('+') + m[2]).translate(RAISED)}", text)
-    return UNIT.sub("\N{NO-BREAK SPACE}", MINUS.sub("−", text))
+    return join_units(MINUS.sub("−", text))
+
+
+def join_units(text: str) -> str:
+    """Keep numbers on a line with their per cent sign."""
+    return UNIT.sub("\N{NO-BREAK SPACE}", text)

@@ -19,11 +19,11 @@ from urllib.parse import unquote
 from docutils import nodes
 from sphinx.util.images import get_image_size
 
+from book import typeset
 from book.provenance import repository_url
 
 LITERAL = re.compile(r"(``.*?``)")
 IMAGE = re.compile(r'<img (?P<rest>[^>]*?src="(?:[^"]*/)?_images/(?P<name>[^"/]+)"[^>]*>)')
-UNIT = re.compile(r"(?<=\d) (?=%)")
 BUTTONS = ("use_repository_button", "use_issues_button", "use_source_button")
 
 
@@ -75,8 +75,8 @@ def join_units(app: Any, doctree: nodes.document, page: str) -> None:
     """Let no line begin with a per cent sign."""
     as_typed = nodes.literal | nodes.math | nodes.FixedTextElement
     for text in list(doctree.findall(nodes.Text)):
-        if UNIT.search(text) and not isinstance(text.parent, as_typed):
-            text.parent.replace(text, nodes.Text(UNIT.sub("\N{NO-BREAK SPACE}", text)))
+        if (joined := typeset.join_units(text)) != text and not isinstance(text.parent, as_typed):
+            text.parent.replace(text, nodes.Text(joined))
 
 
 def build_facts() -> dict[str, Any]:
