@@ -46,7 +46,7 @@ book: $(STAMP) ## run the notebooks and build the book into _build/html (PROFILE
 pdf: $(STAMP) ## bind the built pages into one PDF, _build/lofi-book.pdf (needs Chromium; after make book)
 	@$(BIN)/python -m book.pdf
 
-experiments: $(STAMP) ## ask every pruner everything again, into book/results (hours on two cores; resumes)
+experiments: $(STAMP) ## ask every pruner everything again, into book/results (an hour or two on two cores; resumes)
 	@$(BIN)/python -m book.experiments $(EXPERIMENTS_ARGS)
 
 test: $(STAMP) ## run the tests (PYTEST_ARGS="-k spectrum" narrows them)

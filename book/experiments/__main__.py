@@ -28,7 +28,7 @@ DESCRIPTION = """\
 Ask the shipped model thousands of questions under every pruner, budget and seed, and write what it
 answered, what was kept and what became of its representations to book/results.
 
-  python -m book.experiments                    everything; hours on two cores
+  python -m book.experiments                    everything; an hour or two on two cores
   python -m book.experiments --scenes 40 20 --out /tmp/try --folder /tmp/run    a small one
 
 Kill it whenever you like: the same command goes on where it was. A folder belongs to one run. With
