@@ -201,7 +201,7 @@ def stamp(book: PdfWriter, sheets: PdfReader) -> None:
 def slim(book: PdfWriter) -> None:
     """Compress what can be: text, and pictures, which Chromium stores in full colour.
 
-    Figures have few colours; with the 256 that represent a picture best, nobody sees a difference.
+    Figures have few colours: 256, chosen for each picture, can stand for them.
     """
     for page in book.pages:
         page.compress_content_streams(level=9)
