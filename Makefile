@@ -44,7 +44,7 @@ book: $(STAMP) ## run the notebooks and build the book into _build/html (PROFILE
 	@$(BIN)/python -m book.build --profile $(PROFILE) $(BOOK_ARGS)
 
 pdf: $(STAMP) ## bind the built pages into one PDF, _build/lofi-book.pdf (needs Chromium; after make book)
-	@$(BIN)/python -m book.pdf
+	@$(BIN)/python -m book.build.pdf
 
 experiments: $(STAMP) ## ask every pruner everything again, into book/results (an hour or two on two cores; resumes)
 	@$(BIN)/python -m book.experiments $(EXPERIMENTS_ARGS)
@@ -71,12 +71,12 @@ lock: ## write requirements.lock anew from pyproject.toml, keeping the torch it 
 	@mv _build/requirements.lock requirements.lock && rm -rf _build/lock
 
 scene-vlm: $(STAMP) ## train the shipped model again from nothing (resumes if interrupted)
-	@$(BIN)/python -m lofi_core.scene_vlm.train $(TRAIN_ARGS)
+	@$(BIN)/python -m book.training.scene.train $(TRAIN_ARGS)
 
 colab-check: ## run the notebooks as Colab does: newest packages, no lock (TORCH="torch==... torchvision==..." pins these)
 	@rm -rf _build/colab && $(PYTHON) -m venv _build/colab/venv
 	@_build/colab/venv/bin/python -m pip install -q $(TORCH) -r book/colab.txt papermill
-	@_build/colab/venv/bin/python -m book.colab_check $(COLAB_ARGS)
+	@_build/colab/venv/bin/python -m book.build.colab_check $(COLAB_ARGS)
 
 clean: ## remove everything that was built, .venv too
 	rm -rf _build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import Row, measure
 from benchmarks.models import Batch, Maker
 from lofi_core import LoFi, prune_inputs
-from lofi_core.encoding import encode_inputs
 from lofi_core.pruners import VisualTokens
+from lofi_core.vlm.encoding import encode_inputs
 
 KEEPS = (1.0, 0.75, 0.5, 0.25, 0.11)
 

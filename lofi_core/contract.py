@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.inside import pruning_inside
-from lofi_core.masking import masked_logits, seen_tokens, with_facts
-from lofi_core.models import prune_inputs, pruning
 from lofi_core.pruners import InsidePruner, Pruner, Selection
+from lofi_core.pruning import prune_inputs, pruning
+from lofi_core.vlm.inside import pruning_inside
+from lofi_core.vlm.masks import masked_logits, seen_tokens, with_facts
 
 __all__ = ["PROMISES", "PROMISES_INSIDE", "check_pruner", "shipped"]
 
@@ -48,7 +48,7 @@ def check_pruner(
     Raises
     ------
     LofiError
-        Names the first promise that it broke; also as `lofi_core.models.prune_inputs`.
+        Names the first promise that it broke; also as `lofi_core.pruning.prune_inputs`.
 
     Examples
     --------
@@ -71,8 +71,8 @@ def check_pruner(
 def shipped() -> tuple[Any, Inputs]:
     """Return the shipped model, and three test scenes with a question each."""
     from lofi_core import scene_vlm
-    from lofi_core.answers import chat_inputs
-    from lofi_core.scenes import SceneVQA
+    from lofi_core.evaluation.answers import chat_inputs
+    from lofi_core.scenes.vqa import SceneVQA
 
     model, processor = scene_vlm.load()
     scenes = [SceneVQA("test")[i] for i in range(3)]

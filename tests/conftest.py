@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from book import ledger
-from book.evidence import Evidence
-from book.means import BUDGETS
+from book.ledger import check as ledger
+from book.ledger.evidence import Evidence
+from book.ledger.means import BUDGETS
 from lofi_core.plots import style
 
 ALL_BUDGETS = (0.75, 0.5, 0.33, 0.22, 0.11, 0.05)

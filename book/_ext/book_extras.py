@@ -3,9 +3,10 @@
 Repository, issue and source buttons need the address of the repository: `BOOK_REPO_URL`, or else
 the remote "origin", or else there are no buttons (a dead button is worse than none). Source is
 shown at the commit that the book was built from. A Colab button needs a notebook that installs the
-library first (book/colab.py), on the branch that `BOOK_COLAB_REF` names. The foot of each page is
-made from the file that `BOOK_BUILD` names. Pictures of chapters load late, and have their room kept
-until they do. Numbers stay on a line with their unit. And bars in docstrings are absolute values.
+library first (book/build/colab.py), on the branch that `BOOK_COLAB_REF` names. The foot of each
+page is made from the file that `BOOK_BUILD` names. Pictures of chapters load late, and have their
+room kept until they do. Numbers stay on a line with their unit. And bars in docstrings are absolute
+values.
 """
 
 import html
@@ -19,8 +20,8 @@ from urllib.parse import unquote
 from docutils import nodes
 from sphinx.util.images import get_image_size
 
-from book import typeset
-from book.provenance import repository_url
+from book.build.provenance import repository_url
+from book.ledger import typeset
 
 LITERAL = re.compile(r"(``.*?``)")
 IMAGE = re.compile(r'<img (?P<rest>[^>]*?src="(?:[^"]*/)?_images/(?P<name>[^"/]+)"[^>]*>)')
@@ -80,7 +81,7 @@ def join_units(app: Any, doctree: nodes.document, page: str) -> None:
 
 
 def build_facts() -> dict[str, Any]:
-    """Return what book/build.py says about this build."""
+    """Return what book/build/site.py says about this build."""
     path = os.environ.get("BOOK_BUILD")
     empty: dict[str, Any] = {"commit": "main", "foot": [], "runs": {}}
     return {**empty, **json.loads(Path(path).read_text())} if path else empty

@@ -14,9 +14,9 @@ from docutils.parsers.rst import roles
 from docutils.parsers.rst.states import Inliner
 from sphinx.util.docutils import SphinxDirective
 
-from book import ledger
-from book.typeset import typeset
-from book.verdicts import show
+from book.ledger import check as ledger
+from book.ledger.typeset import typeset
+from book.ledger.verdicts import show
 
 LEDGER = "notebooks/11-the-ledger"
 

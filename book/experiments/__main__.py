@@ -11,16 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from book.build.provenance import commit
 from book.experiments import plan as plans
 from book.experiments.asking import Models
 from book.experiments.plan import Arm
 from book.experiments.results import FOLDER
 from book.experiments.run import VERSION, missing_parts, run
 from book.experiments.writing import write_results
-from book.provenance import commit
 from lofi_core.errors import LofiError
-from lofi_core.evaluate import rank_and_world
-from lofi_core.records import fingerprint
+from lofi_core.evaluation.records import fingerprint
+from lofi_core.evaluation.run import rank_and_world
 from lofi_core.scene_vlm import PATH
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,16 +11,16 @@ from torch.nn.functional import pad
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, CLIPModel
 
 from book.experiments.plan import Arm
-from lofi_core.answers import chat_inputs, first_tokens
-from lofi_core.arms import UNPRUNED, share
-from lofi_core.encoding import EncodedInputs, encode_inputs
-from lofi_core.inside import pruning_inside
-from lofi_core.packed import PackedOutput, pack
+from lofi_core.evaluation.answers import chat_inputs, first_tokens
+from lofi_core.evaluation.asking import UNPRUNED, share
 from lofi_core.pruners.clip import ClipPruner, ClipText
 from lofi_core.pruners.inside import InsidePruner
-from lofi_core.report import ImageReport
 from lofi_core.scene_vlm import PATH
-from lofi_core.scenes import Scene
+from lofi_core.scenes.vqa import Scene
+from lofi_core.vlm.encoding import EncodedInputs, encode_inputs
+from lofi_core.vlm.inside import pruning_inside
+from lofi_core.vlm.packed import PackedOutput, pack
+from lofi_core.vlm.report import ImageReport
 
 __all__ = ["Block", "Models", "Reply"]
 
@@ -90,7 +90,7 @@ class Block:
     scenes : sequence of Scene
         With as many questions each.
     needs : sequence of str
-        Union of what the pruners need, see `lofi_core.encoding.encode_inputs`.
+        Union of what the pruners need, see `lofi_core.vlm.encoding.encode_inputs`.
     """
 
     def __init__(self, models: Models, scenes: Sequence[Scene], needs: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from book.experiments.plan import Arm
 from book.experiments.results import Results, load
 from book.experiments.run import BLOCK, block_tables, blocks
 from lofi_core.errors import LofiError
-from lofi_core.records import fingerprint
+from lofi_core.evaluation.records import fingerprint
 
 __all__ = ["Checked", "check"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from book.experiments.asking import Block, Reply
-from lofi_core.sites import SiteReference, text_iprs
+from lofi_core.evaluation.sites import SiteReference, text_iprs
 
 __all__ = ["Before", "site_rows"]
 

@@ -18,8 +18,8 @@ from book.experiments.compact import probability_matrix
 from book.experiments.plan import VISUAL
 from book.experiments.run import NOT_ADMISSIBLE, VERSION
 from book.experiments.tables import answer_table, question_table, site_table
-from lofi_core.consistency import Comparison, compare
 from lofi_core.errors import LofiError
+from lofi_core.evaluation.consistency import Comparison, compare
 
 __all__ = ["FOLDER", "Results", "best_variants", "load"]
 
@@ -122,7 +122,7 @@ class Results:
         return self.find(group="reference", split=self.arms.loc[arm, "split"])[0]
 
     def records(self, arm: int) -> pd.DataFrame:
-        """Return one arm's answers as `lofi_core.consistency.compare` takes them."""
+        """Return one arm's answers as `lofi_core.evaluation.consistency.compare` takes them."""
         answers = self._read("answers")
         answers = answers.filter(pc.equal(answers["arm"], arm))
         matrix, mine = probability_matrix(answers), answers.to_pandas()
@@ -140,7 +140,7 @@ class Results:
         return columns.assign(predicted=words, right=right, probabilities=lists)
 
     def compare(self, arm: int, **options: Any) -> Comparison:
-        """Compare an arm with the unpruned model, see `lofi_core.consistency.compare`."""
+        """Compare an arm with the unpruned model, see `consistency.compare`."""
         reference, candidate = self.records(self.reference(arm)), self.records(arm)
         if len(candidate) < len(reference):
             keys = ["scene", "family", "question"]

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from book.experiments.asking import Block, Models, Reply
 from book.experiments.measure import site_rows
 from book.experiments.plan import SITE_SCENES, VISUAL, Arm
-from lofi_core.records import claim_folder, fingerprint, write_whole
+from lofi_core.evaluation.records import claim_folder, fingerprint, write_whole
 from lofi_core.scene_vlm import PATH
-from lofi_core.scenes import SceneVQA
+from lofi_core.scenes.vqa import SceneVQA
 
 __all__ = [
     "BLOCK",

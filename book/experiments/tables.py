@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from book.experiments.compact import probability_matrix
 from book.experiments.run import NOT_ADMISSIBLE
-from lofi_core.divergence import jensen_shannon, lead, total_variation
-from lofi_core.scenes import SceneVQA
+from lofi_core.evaluation.divergence import jensen_shannon, lead, total_variation
+from lofi_core.scenes.vqa import SceneVQA
 
 __all__ = ["TRANSITIONS", "answer_table", "question_table", "site_table"]
 

@@ -2,7 +2,7 @@ r"""What of a ranking is luck of the training: the same arms, asked of models fr
 
 Their weights are not shipped. To make one and add its answers to the book:
 
-    python -m lofi_core.scene_vlm.train --seed 1 --folder F --out F/model
+    python -m book.training.scene.train --seed 1 --folder F --out F/model
     python -m book.experiments --model F/model --folder F/run --out F/out --groups main \
         --scenes 200 0
     python -m book.experiments.trainings F/out
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from book.experiments.results import FOLDER, Results, load
 from lofi_core.errors import LofiError
-from lofi_core.records import write_whole
+from lofi_core.evaluation.records import write_whole
 
 __all__ = ["trainings", "write_trainings"]
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from book.experiments.compact import shorter, split_probabilities
 from book.experiments.plan import Arm
 from book.experiments.run import VERSION, of_split, read_parts
-from lofi_core.records import write_whole
+from lofi_core.evaluation.records import write_whole
 
 __all__ = ["write_results"]
 

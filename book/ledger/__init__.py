@@ -1,0 +1,1 @@
+"""The claims, what each is tested by, and the verdicts."""

@@ -1,0 +1,7 @@
+"""``python -m book.ledger``."""
+
+import sys
+
+from book.ledger.check import main
+
+sys.exit(main())

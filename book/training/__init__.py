@@ -1,0 +1,1 @@
+"""How the models of this book were trained."""

@@ -1,0 +1,1 @@
+"""What the pages show: figures, pictures and what a reader can move."""

@@ -1,0 +1,1 @@
+"""Asking a model under many pruners, and what its answers say."""

@@ -1,0 +1,1 @@
+"""SceneVQA: drawn scenes with questions whose true answers are known exactly."""

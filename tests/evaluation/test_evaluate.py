@@ -1,0 +1,291 @@
+"""The runner: same answers as asking one by one, and the same table however it was interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from book.training.scene import build
+from lofi_core.errors import LofiError
+from lofi_core.evaluation import records as records_module
+from lofi_core.evaluation.__main__ import main
+from lofi_core.evaluation.answers import ask
+from lofi_core.evaluation.asking import UNPRUNED, arms, ask_arms
+from lofi_core.evaluation.consistency import compare
+from lofi_core.evaluation.records import SCHEMA, read_records
+from lofi_core.evaluation.run import evaluate
+from lofi_core.pruners import AveragePool, FastV, LoFi, Norm, Random, ScorePruner, VisualTokens
+from lofi_core.scenes.vqa import SceneVQA
+
+DATA = SceneVQA("validation")
+PRUNERS = [LoFi(keep=0.25), Random(keep=0.5, seed=1)]
+SCENES = 3  # in two blocks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained SceneVLM with large weights, so that its answers depend on the tokens."""
+    path = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    model = build.llava(build.clip())
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data = torch.randn(parameter.shape) * (1.5 / parameter[0].numel() ** 0.5)
+    model.save_pretrained(path)
+    build.processor().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> tuple[Any, Any]:
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    return model, AutoProcessor.from_pretrained(folder)
+
+
+def run(loaded: tuple[Any, Any], out: Path, **changes: Any) -> Path | None:
+    settings = {"data": "SceneVQA('validation', seed=0)", "n": SCENES, "images_per_batch": 2}
+    settings = {"scenes": DATA, "pruners": PRUNERS, "folder": out} | settings | changes
+    return evaluate(*loaded, **settings)
+
+
+@pytest.fixture(scope="module")
+def table(loaded: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """What an undisturbed run of one process ends in."""
+    path = run(loaded, tmp_path_factory.mktemp("whole"))
+    assert path is not None
+    return same_always(path)
+
+
+def same_always(path: Path) -> pa.Table:
+    return pq.read_table(path).drop_columns("seconds")
+
+
+def command(folder: Path, out: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Start the command line in a process of its own, on the run that `table` made."""
+    options = f"--model {folder} --split validation --scenes {SCENES} --images-per-batch 2"
+    environment = {"OMP_NUM_THREADS": str(torch.get_num_threads())} | environment
+    code = "import sys; sys.path.insert(0, 'tests'); import test_evaluate as t; t.command_line()"
+    words = [sys.executable, "-c", code, str(out), *options.split()]
+    return subprocess.Popen(words, env=os.environ | environment)
+
+
+def command_line() -> None:
+    """Run the command line with this file's pruners; kill -9 in the block that KILL_IN names."""
+    import lofi_core.evaluation.__main__
+    import lofi_core.evaluation.run
+
+    blocks = iter(range(SCENES))
+
+    def dying(*block: Any) -> Any:
+        if os.environ.get("KILL_IN") == str(next(blocks)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ask_arms(*block)
+
+    vars(lofi_core.evaluation.__main__).update(arms=lambda *_: PRUNERS)
+    vars(lofi_core.evaluation.run).update(ask_arms=dying)
+    main(sys.argv[1:])
+
+
+# 1. The answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(ScorePruner):
+    """Norm, and how many images it was shown."""
+
+    seen: list[int]
+
+    def scores(self, tokens: VisualTokens) -> torch.Tensor:
+        self.seen.append(len(tokens.projected))
+        return tokens.projected.norm(dim=-1)
+
+
+def test_answers_are_those_of_asking_each_question(loaded: tuple[Any, Any]) -> None:
+    model, processor = loaded
+    scenes = [DATA[i] for i in range(3)]
+    every = [UNPRUNED, LoFi(keep=0.25), Random(keep=0.5, seed=3), AveragePool(keep=0.1)]
+    rows = pd.DataFrame(ask_arms(model, processor, scenes, every))
+    for arm, pruner in enumerate(every):
+        mine = rows[rows.arm == arm].reset_index()
+        asked = ask(model, processor, scenes, None if arm == 0 else pruner)
+        columns = ["scene", "family", "question", "answer", "predicted", "right", "tokens"]
+        pd.testing.assert_frame_equal(mine[columns], asked[columns])
+        for p, q in zip(mine.probabilities, asked.probabilities, strict=True):
+            assert p == pytest.approx(q, abs=1e-5)
+        kept = [len(crops[0]) for crops in mine.kept]
+        assert kept == mine.tokens.tolist() == (mine.budget_measured * 144).tolist()
+    assert (rows[rows.arm == 0].predicted.values != rows[rows.arm == 1].predicted.values).any()
+    unpruned = rows[rows.arm == 0]
+    assert (unpruned.ipr_before == unpruned.ipr_after).all()
+    assert rows.margin.between(0, 1).all()
+
+
+def test_each_image_is_encoded_and_chosen_from_once(loaded: tuple[Any, Any]) -> None:
+    model, processor = loaded
+    encoded: list[int] = []
+    hook = model.model.vision_tower.register_forward_pre_hook(
+        lambda _, args, kwargs: encoded.append(len(args[0] if args else kwargs["pixel_values"])),
+        with_kwargs=True,
+    )
+    counting = Counting(keep=0.5, seen=[])
+    try:
+        rows = ask_arms(model, processor, [DATA[i] for i in range(3)], [UNPRUNED, counting, Norm()])
+    finally:
+        hook.remove()
+    assert (encoded, counting.seen) == ([3], [3])
+    assert len(rows) == 3 * 3 * 7
+
+
+def test_pruners_inside_the_language_model(loaded: tuple[Any, Any]) -> None:
+    rows = pd.DataFrame(ask_arms(*loaded, [DATA[0]], [UNPRUNED, FastV(keep=0.75)]))
+    inside = rows[rows.arm == 1]
+    assert (inside.tokens <= 0.75 * 144).all() and (inside.tokens > 0.7 * 144).all()
+    assert inside.kept.isna().all()
+
+
+# 2. The table
+
+
+def test_records(table: pa.Table) -> None:
+    assert table.num_rows == 3 * SCENES * 7
+    rows = table.to_pandas()
+    assert rows.equals(rows.sort_values(["arm", "image", "number"]))
+    none, lofi, random = (rows[rows.arm == arm] for arm in range(3))
+    assert set(none.pruner) == {"none"} and set(none.tokens) == {144}
+    assert set(zip(lofi.pruner, lofi.budget, lofi.budget_measured, strict=True)) == {
+        ("lofi", 0.25, 0.25)
+    }
+    assert set(random.parameters) == {"Random(keep=0.5, seed=1)"} and set(random.seed) == {1}
+    assert lofi.seed.isna().all()
+    assert rows.scene.unique().tolist() == [f"validation-0-{i}" for i in range(SCENES)]
+    assert set(rows["dtype"]) == {"float32"}
+    result = compare(none, lofi)
+    assert result.flip_rate.value > 0 and result.jensen_shannon.value > 0
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_run_that_dies_before_any_rename_resumes(
+    loaded: tuple[Any, Any], tmp_path: Path, table: pa.Table, moment: int
+) -> None:
+    """Plan, two parts, table: four files appear, and the run dies just before each of them."""
+    left = iter(range(moment))
+    rename = os.replace
+
+    def dying(source: Path, target: Path) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records_module.os, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(loaded, tmp_path)
+    assert not (tmp_path / "records.parquet").exists()
+    assert len(list((tmp_path / "parts").glob("*.parquet"))) == max(0, min(moment - 1, 2))
+    path = run(loaded, tmp_path)
+    assert path is not None and same_always(path).equals(table)
+
+
+def test_parts_of_several_processes(
+    loaded: tuple[Any, Any], tmp_path: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    paths = []
+    for rank in (2, 1, 0):  # the first has nothing to do
+        monkeypatch.setenv("RANK", str(rank))
+        paths.append(run(loaded, tmp_path))
+    assert paths[:2] == [None, None]
+    assert paths[2] is not None and same_always(paths[2]).equals(table)
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_resumed(
+    loaded: tuple[Any, Any], folder: Path, tmp_path: Path, table: pa.Table
+) -> None:
+    assert command(folder, tmp_path, KILL_IN="1").wait() == -signal.SIGKILL
+    assert len(list((tmp_path / "parts").iterdir())) == 1
+    path = run(loaded, tmp_path)
+    assert path is not None and same_always(path).equals(table)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_table_of_one(folder: Path, tmp_path: Path, table: pa.Table) -> None:
+    both = [command(folder, tmp_path, RANK=rank, WORLD_SIZE="2") for rank in "01"]
+    assert [process.wait() for process in both] == [0, 0]
+    assert same_always(tmp_path / "records.parquet").equals(table)
+
+
+# 3. What is refused
+
+
+def test_another_run_is_refused(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    run(loaded, tmp_path, n=1)
+    for change in ({"n": 2}, {"pruners": [Norm()]}, {"images_per_batch": 3}, {"data": "other"}):
+        with pytest.raises(LofiError, match="holds another run"):
+            run(loaded, tmp_path, **{"n": 1} | change)
+    weight = loaded[0].lm_head.weight
+    weight.data[0, 0] += 1
+    with pytest.raises(LofiError, match="weights"):
+        run(loaded, tmp_path, n=1)
+    weight.data[0, 0] -= 1
+
+
+def test_damaged_parts_are_refused(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    path = run(loaded, tmp_path, n=2, images_per_batch=1)
+    assert path is not None
+    path.unlink()
+    part = tmp_path / "parts/00000.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(LofiError, match="delete it and run again"):
+        run(loaded, tmp_path, n=2, images_per_batch=1)
+    part.unlink()
+    assert run(loaded, tmp_path, n=2, images_per_batch=1) == path
+
+
+def test_other_schemas_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    with pytest.raises(LofiError, match="expected a Parquet file"):
+        read_records(path)
+    path.write_text("no parquet")
+    with pytest.raises(LofiError, match="expected a Parquet file"):
+        read_records(path)
+    for schema in (
+        pa.schema([("a", pa.int8())]),
+        SCHEMA.with_metadata({"lofi_core.evaluation.records": "0"}),
+    ):
+        pq.write_table(schema.empty_table(), path)
+        with pytest.raises(LofiError, match="expected schema 1"):
+            read_records(path)
+    pq.write_table(SCHEMA.empty_table(), path)
+    assert list(read_records(path).columns) == SCHEMA.names
+
+
+def test_places_and_sizes_that_do_not_fit(
+    loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for change in ({"n": 0}, {"images_per_batch": 0}, {"n": len(DATA) + 1}):
+        with pytest.raises(LofiError, match="expected at least one of each"):
+            run(loaded, tmp_path, **change)
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(LofiError, match="RANK=2, WORLD_SIZE=1"):
+        run(loaded, tmp_path)
+
+
+def test_arms_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    made = arms(["lofi", "random"], [0.5, 0.1], seeds=[0, 7])
+    assert [pruner.keep for pruner in made] == [0.5, 0.1, 0.5, 0.5, 0.1, 0.1]
+    assert [getattr(pruner, "seed", None) for pruner in made[2:]] == [0, 7, 0, 7]
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert "Kill it whenever you like" in text and "accelerate launch" in text
