@@ -19,10 +19,10 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from book.build.site import toc_notebooks
 from book.build.colab import with_install
 from book.build.execute import BUILD, ROOT, explain
 from book.build.provenance import full_commit
+from book.build.site import toc_notebooks
 
 STAYS = ("torch", "torchvision", "numpy", "pandas", "pillow", "ipywidgets")
 TIMEOUT = 1200  # seconds a cell may take

@@ -1,6 +1,7 @@
 """Run notebooks by papermill, with parameters that are checked and results that are kept.
 
-A result is kept under the key of `book.build.cache`; text may be edited without running anything again.
+A result is kept under the key of `book.build.cache`; text may be edited without running anything
+again.
 """
 
 import ast

@@ -46,7 +46,9 @@ def check_outputs(cell: NotebookNode) -> list[str]:
             problems.append(f"wrote to stderr: {out.text.strip()[:200]}")
         data = out.get("data", {})
         if WIDGET in data and "text/html" not in data:
-            problems.append("shows a widget that a static page can't; see book.visuals.scrub.scrubber")
+            problems.append(
+                "shows a widget that a static page can't; see book.visuals.scrub.scrubber"
+            )
     return problems
 
 

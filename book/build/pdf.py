@@ -27,9 +27,9 @@ from pypdf.generic import (
     NumberObject,
 )
 
-from book.build.site import FACTS
 from book.build.execute import BUILD, ROOT
 from book.build.local import chromium, serve
+from book.build.site import FACTS
 
 SITE = BUILD / "html"
 TARGET = BUILD / "lofi-book.pdf"

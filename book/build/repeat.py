@@ -11,8 +11,8 @@ import sys
 
 from nbformat import NotebookNode
 
-from book.build.site import toc_notebooks
 from book.build.execute import ROOT, Failed, Runner, load_profile
+from book.build.site import toc_notebooks
 
 VARIES = "measures-time"
 

@@ -164,4 +164,3 @@ def report(log: str) -> str:
     marks = ("WARNING", "ERROR", "Error", "Exception")
     telling = [line for line in log.splitlines() if any(mark in line for mark in marks)]
     return "\n".join(telling[:40] or log.splitlines()[-20:])
-

@@ -261,8 +261,8 @@ def test_links_between_chapters_stay_inside_the_pdf_and_others_outside() -> None
     first = paper(f"{base}/two.html#here", f"{base}/_images/a.png", other)
     prints = [Print("one", first, ["Two words"]), Print("two", paper(), [])]
     book = bind(prints, base)
-    inside, outside = (link.get_object()["/A"] for link in book.build.pages[0]["/Annots"])
-    assert inside["/S"] == "/GoTo" and inside["/D"][0].get_object() == book.build.pages[1]
+    inside, outside = (link.get_object()["/A"] for link in book.pages[0]["/Annots"])
+    assert inside["/S"] == "/GoTo" and inside["/D"][0].get_object() == book.pages[1]
     assert outside["/URI"] == other
     assert [item.title for item in book.outline] == ["Two words", "Two twowords words"]
 

@@ -15,9 +15,9 @@ def library(tmp_path: Path) -> Path:
         "lofi_core/spectrum.py": "a = 1",
         "lofi_core/__pycache__/spectrum.pyc": "compiled",
         "requirements.lock": "torch==1",
-        "book/figures.py": "from book.colors import KINDS",
+        "book/visuals/figures.py": "from book.colors import KINDS",
         "book/colors.py": "KINDS = 3",
-        "book/pdf.py": "import book.visuals.figures",
+        "book/build/pdf.py": "import book.visuals.figures",
         "book/claims.yml": "claims: []",
         "book/experiments/__init__.py": "",
         "book/results/answers.parquet": "answers",
@@ -61,7 +61,7 @@ ALWAYS = {"spectrum.py", "requirements.lock"}
         ("%matplotlib inline\n1", set()),
         ("from book import", set()),
         ("from book.visuals.figures import plot", {"figures.py", "colors.py"}),
-        ("from book import figures", {"figures.py", "colors.py"}),
+        ("from book.visuals import figures", {"figures.py", "colors.py"}),
         ("import book.colors", {"colors.py"}),
         ("from book.experiments import load", {"__init__.py", "answers.parquet", "claims.yml"}),
         ("path = '../benchmarks/results'", {"run.json"}),
@@ -83,4 +83,4 @@ def test_key_of_the_ledger_covers_what_computes_and_what_it_reads() -> None:
     assert {"book/ledger/evidence.py", "book/ledger/exact.py", "book/claims.yml"} <= names
     for folder in ("book/results/", "benchmarks/results/"):
         assert any(name.startswith(folder) for name in names)
-    assert "book/pdf.py" not in names
+    assert "book/build/pdf.py" not in names

@@ -211,7 +211,7 @@ def command(folder: str) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_tables(tmp_path: Path, done: tuple[Path, Path]) -> None:
-    code = "import sys; sys.path.insert(0, 'tests'); import test_experiments as t; "
+    code = "import sys; sys.path[:0] = ['tests', 'tests/book']; import test_experiments as t; "
     code += f"t.command({str(tmp_path)!r})"
     killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TQDM_DISABLE": "1"})
     assert killed.returncode == -signal.SIGKILL

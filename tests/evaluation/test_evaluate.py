@@ -74,7 +74,8 @@ def command(folder: Path, out: Path, **environment: str) -> subprocess.Popen[byt
     """Start the command line in a process of its own, on the run that `table` made."""
     options = f"--model {folder} --split validation --scenes {SCENES} --images-per-batch 2"
     environment = {"OMP_NUM_THREADS": str(torch.get_num_threads())} | environment
-    code = "import sys; sys.path.insert(0, 'tests'); import test_evaluate as t; t.command_line()"
+    code = "import sys; sys.path[:0] = ['tests', 'tests/evaluation']; "
+    code += "import test_evaluate as t; t.command_line()"
     words = [sys.executable, "-c", code, str(out), *options.split()]
     return subprocess.Popen(words, env=os.environ | environment)
 
