@@ -1,7 +1,7 @@
 """Prune the visual tokens of a vision-language model, and see what it does to the answers."""
 
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.answers import ask
+from lofi_core.evaluation.asking import ask
 from lofi_core.leverage import leverage_scores, ridge_leverage_scores
 from lofi_core.pruners import LoFi, get_pruner
 from lofi_core.pruning import prune_inputs, pruning

@@ -13,7 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from lofi_core.errors import LofiError
 from lofi_core.evaluation.consistency import MEASURES, compare, difference, excess_flips
 from lofi_core.evaluation.divergence import jensen_shannon, lead, stack, total_variation
-from lofi_core.evaluation.free_text import first_divergent_token, normalise
+from lofi_core.evaluation.replies import first_divergent_token, normalise
 from lofi_core.evaluation.statistics import clustered_means, holm, mcnemar
 
 CHOICES = {"existence": 2, "counting": 5, "digit": 10}
