@@ -159,10 +159,12 @@ class Monitor:
         return low, high
 
     def units_to_see(self, rate: float, after: int = 0) -> int:
-        r"""Units of traffic until a drift is seen, about, if it begins after many good ones.
+        r"""Units of traffic until a drift is seen, on average at most, after so many good ones.
 
-        The money of the first draw after the drift grows by KL(rate || alpha) per draw at the best
-        bet: ``log(4 (d + 1) (d + 2) / delta) / KL / share`` after d draws.
+        After d draws, the money of the next grows by KL(rate || alpha) per draw at the best bet b.
+        By Wald's identity the alarm comes on average within ``(log(4 (d + 1) (d + 2) / delta) +
+        log(1 + b (1 - alpha))) / KL`` draws; for a rate that no bet is made for, KL is that bet's
+        growth.
 
         Parameters
         ----------
@@ -181,12 +183,12 @@ class Monitor:
                 f"Monitor.units_to_see: rate={rate}, alpha={self.alpha}; expected alpha < rate < 1"
             )
         a, d = self.alpha, after * self.share
-        growth = max(
-            rate * math.log1p(bet * (1 - a)) + (1 - rate) * math.log1p(-bet * a)
+        growth, bet = max(
+            (rate * math.log1p(bet * (1 - a)) + (1 - rate) * math.log1p(-bet * a), bet)
             for bet in self._bets()
         )
-        wanted = len(TIMES) * (d + 1) * (d + 2) / self.delta
-        return math.ceil(math.log(wanted) / growth / self.share)
+        wanted = math.log(len(TIMES) * (d + 1) * (d + 2) / self.delta)
+        return math.ceil((wanted + math.log1p(bet * (1 - a))) / growth / self.share)
 
     def to_json(self) -> str:
         """Return the state, to go on after a restart."""

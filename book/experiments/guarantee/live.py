@@ -19,7 +19,7 @@ BATCH = 8  # images
 
 
 def served(
-    table: pd.DataFrame, method: str, budget: float, images: int = 200, alpha: float = 0.01
+    table: pd.DataFrame, method: str, budget: float, images: int = 96, alpha: float = 0.01
 ) -> dict[str, Any]:
     """Calibrate on all committed answers, and serve images that were not among them.
 

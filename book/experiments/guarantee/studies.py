@@ -136,17 +136,12 @@ def watching(
     for seed in range(draws):
         monitor = Monitor(alpha, DELTA, share, seed)
         rng = np.random.default_rng(seed)
-        for flip in rng.random(round(good * share)) < before:
-            monitor.update([float(flip)], [0])
-        if monitor.alarm:
+        if _feed(monitor, rng.random(round(good * share)) < before):
             false += 1
             continue
         start = monitor.drawn
-        for flip in rng.random(longest) < after:
-            monitor.update([float(flip)], [0])
-            if monitor.alarm:
-                waits.append((monitor.drawn - start) / share)
-                break
+        if _feed(monitor, rng.random(longest) < after):
+            waits.append((monitor.drawn - start) / share)
     quantiles = np.quantile(waits, [0.5, 0.9]) if waits else [float("nan")] * 2
     return {
         **{"alpha": alpha, "before": before, "after": after, "share": share, "good": good},
@@ -159,6 +154,15 @@ def watching(
         if after > alpha
         else None,
     }
+
+
+def _feed(monitor: Monitor, flips: np.ndarray) -> bool:
+    """Enter one answer after the other until the alarm comes; say whether it did."""
+    for flip in flips:
+        monitor.update([float(flip)], [0])
+        if monitor.alarm:
+            return True
+    return False
 
 
 def chain_name(chain: Sequence[float]) -> str:
