@@ -6,6 +6,7 @@ work of `lofi_core.guarantee.confidence.reply`.
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -79,10 +80,10 @@ def collect(
     run = {
         **provenance.of_model(model),
         **provenance.versions(),
-        "model": model.config.name_or_path,
+        "model": _name(model),
         "data": f"{len(scenes)} images, SHA-256 of their ids {ids[:16]}",
     }
-    run["type"] = run.pop("family")  # in records, a family is one of questions
+    del run["family"]  # in records, a family is one of questions
     arms = [ALL, *dict.fromkeys(pruners)]
     rows: list[dict[str, Any]] = []
     for start in range(0, len(scenes), IMAGES):
@@ -145,6 +146,12 @@ def _ask(
                 }
             )
     return rows
+
+
+def _name(model: Any) -> str:
+    """Return the model's name; of a folder its own name only, not where somebody keeps it."""
+    name = str(model.config.name_or_path)
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _accepted(q: Any) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ from lofi_core.evaluation.records import fingerprint
 
 __all__ = ["code_commit", "of_model", "of_processor", "versions"]
 
-_KNOWN: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # hashing weights takes seconds
+# Hashing weights takes seconds, and a large vocabulary a tenth of one.
+_WEIGHTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+_VOCABULARIES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
 def of_model(model: Any) -> dict[str, str]:
@@ -23,22 +25,29 @@ def of_model(model: Any) -> dict[str, str]:
 
     Weights are read once for each model object; do not change them while it serves.
     """
-    if model not in _KNOWN:
-        _KNOWN[model] = fingerprint(model)
+    if model not in _WEIGHTS:
+        _WEIGHTS[model] = fingerprint(model)
     return {
-        "weights": _KNOWN[model],
+        "weights": _WEIGHTS[model],
         "family": str(model.config.model_type),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
 
 def of_processor(processor: Any) -> str:
-    """First 16 digits of the SHA-256 of a processor: image settings, chat template, vocabulary."""
+    """First 16 digits of the SHA-256 of a processor: image settings, chat template, vocabulary.
+
+    The vocabulary is read once for each tokenizer object.
+    """
+    tokenizer = processor.tokenizer
+    if tokenizer not in _VOCABULARIES:
+        words = json.dumps(sorted(tokenizer.get_vocab().items()))
+        _VOCABULARIES[tokenizer] = hashlib.sha256(words.encode()).hexdigest()
     facts = {
         "class": type(processor).__name__,
         "settings": processor.to_dict(),
         "template": processor.chat_template,
-        "vocabulary": sorted(processor.tokenizer.get_vocab().items()),
+        "vocabulary": _VOCABULARIES[tokenizer],
     }
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
