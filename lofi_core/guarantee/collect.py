@@ -13,8 +13,7 @@ import pandas as pd
 import torch
 
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.answers import chat_inputs
-from lofi_core.evaluation.free_text import normalise
+from lofi_core.evaluation.replies import normalise
 from lofi_core.guarantee import provenance
 from lofi_core.guarantee.confidence import reply
 from lofi_core.guarantee.evidence import Confidence
@@ -22,7 +21,7 @@ from lofi_core.guarantee.rows import pre_pass, visual_tokens
 from lofi_core.guarantee.serving import ALL
 from lofi_core.pruners import InsidePruner, Pruner
 from lofi_core.vlm.encoding import encode_inputs
-from lofi_core.vlm.sharing import share
+from lofi_core.vlm.prompts import chat_inputs, share
 
 __all__ = ["collect"]
 

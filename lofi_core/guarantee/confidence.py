@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import check_tokens
-from lofi_core.evaluation.free_text import normalise
-from lofi_core.evaluation.replies import judge, spellings
+from lofi_core.evaluation.questions import Question, spellings
+from lofi_core.evaluation.replies import judge, normalise
 from lofi_core.scaling import unit_scale
-from lofi_core.scenes.questions import Question
 
 __all__ = ["Reply", "reply", "reply_margins", "residual_leverage"]
 

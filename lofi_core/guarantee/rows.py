@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lofi_core.guarantee.confidence import residual_leverage
 from lofi_core.vlm.encoding import EncodedInputs, PrunedInputs
-from lofi_core.vlm.sharing import share
+from lofi_core.vlm.prompts import share
 
 __all__ = ["pre_pass", "take_rows", "visual_tokens"]
 

@@ -6,7 +6,7 @@ import pytest
 from policies import PRUNERS, said
 
 from lofi_core import SceneVQA, scene_vlm
-from lofi_core.evaluation.answers import chat_inputs
+from lofi_core.vlm.prompts import chat_inputs
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ from policies import PRUNERS
 
 from lofi_core import SceneVQA, ask
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.answers import chat_inputs
-from lofi_core.evaluation.replies import OpenQuestion
+from lofi_core.evaluation.questions import Question
 from lofi_core.guarantee import calibrate, safely
 from lofi_core.guarantee.collect import collect
 from lofi_core.pruners import FastV
+from lofi_core.vlm.prompts import chat_inputs
 
 
 def test_calibration_from_a_model(vlm: Any) -> None:
@@ -48,7 +48,7 @@ def test_free_text(vlm: Any) -> None:
     data = SceneVQA("validation", 0)
 
     def opened(i: int) -> Any:
-        questions = [OpenQuestion(q.family, q.text, q.answer, (), ()) for q in data[i].questions]
+        questions = [Question(q.family, q.text, q.answer) for q in data[i].questions]
         return replace(data[i], questions=tuple(questions))
 
     scenes = [opened(i) for i in range(10)]

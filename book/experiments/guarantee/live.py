@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 
 from lofi_core import scene_vlm
-from lofi_core.evaluation.answers import chat_inputs
 from lofi_core.guarantee import Served, calibrate
 from lofi_core.guarantee.confidence import reply
 from lofi_core.scenes.vqa import SceneVQA
+from lofi_core.vlm.prompts import chat_inputs
 
 __all__ = ["served"]
 
