@@ -1,7 +1,7 @@
 """The command ``lofi``: ``lofi audit`` decides on a pruner, ``lofi evaluate`` asks questions.
 
-An audit leaves with status 0 for pass or warn, 1 for block, 2 for inconclusive, 3 for an error. Every
-mistake is one line.
+An audit leaves with status 0 for pass or warn, 1 for block, 2 for inconclusive, 3 for an error.
+Every mistake is one line.
 """
 
 import shlex
