@@ -1,15 +1,49 @@
-"""The library's one exception, and the one check that every function of tokens makes.
+"""The library's one exception, and the two checks that many modules share.
 
 A message names the function, the offending value or shape, what was expected, and the remedy.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor
 
-__all__ = ["LofiError", "check_tokens"]
+__all__ = ["LofiError", "check_tokens", "extra"]
 
 
 class LofiError(ValueError):
     """Input that has no defined result; the message says what to do about it."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Raise LofiError if an import in the block fails because the packages of an extra are missing.
+
+    Parameters
+    ----------
+    name : str
+        The extra, as pyproject.toml names it.
+
+    Raises
+    ------
+    LofiError
+        Names the package that is missing, and the line that installs it.
+
+    Examples
+    --------
+    >>> with extra("plots"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    ...
+    lofi_core.errors.LofiError: no_such_package is not installed; ... pip install "lofi-core[plots]"
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise LofiError(
+            f"{error.name} is not installed; expected the packages of the extra {name!r}: "
+            f'pip install "lofi-core[{name}]"'
+        ) from error
 
 
 def check_tokens(X: Tensor, caller: str, *, waits: bool = False) -> None:

@@ -7,13 +7,15 @@ the energies p_i = s_i^2 / sum s^2.
 
 from collections.abc import Iterable, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
-from matplotlib.axes import Axes
 from PIL import Image
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    from matplotlib.axes import Axes
 
 __all__ = ["INK", "METHOD_COLORS", "fade_dropped", "plot_spectrum", "show_kept", "style"]
 

@@ -1,6 +1,6 @@
-"""Tables that are made from data, never typed, and stand in the README and on pages of the book.
+"""Tables that the README and pages of the book show, made from data.
 
-    python -m book.build.tables    write every table anew into every page that has a place for it
+    python -m book.build.tables    rewrite every table on every page that has a place for it
 
 A page has a place for a table between the comments ``<!-- NAME: begin -->`` and
 ``<!-- NAME: end -->``.
@@ -12,15 +12,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from book.build import capabilities
-from lofi_core import pruners
+from book.build import capabilities, methods
 
 __all__ = ["TABLES", "fill", "pages"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES: dict[str, Callable[[], str]] = {
     "capabilities": lambda: capabilities.render(json.loads(capabilities.RESULTS.read_text())),
-    "pruners": pruners.table,
+    "methods": methods.lines,
+    "pruners": methods.details,
 }
 
 

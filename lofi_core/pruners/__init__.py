@@ -25,9 +25,7 @@ from lofi_core.pruners.lofi_inside import LoFiInside
 from lofi_core.pruners.lrcp import LRCP
 from lofi_core.pruners.prumerge import PruMerge, PruMergePlus
 from lofi_core.pruners.pyramiddrop import PyramidDrop
-from lofi_core.pruners.replay import replay
 from lofi_core.pruners.sparsevlm import SparseVLM, SparseVLMPlus
-from lofi_core.pruners.table import table
 from lofi_core.pruners.tokens import Selection, VisualTokens
 from lofi_core.pruners.tome import ToMe
 from lofi_core.pruners.trim import TRIM
@@ -73,7 +71,5 @@ __all__ = [
     "get_pruner",
     "pruner_names",
     "registered",
-    "replay",
-    "table",
     "token_count",
 ]

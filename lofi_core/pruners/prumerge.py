@@ -21,26 +21,7 @@ from lofi_core.pruners.budget import IPRBudget, OutlierBudget, token_count
 from lofi_core.pruners.merging import Merged, MergingPruner, first_dropped
 from lofi_core.pruners.tokens import VisualTokens
 
-__all__ = ["PruMerge", "PruMergePlus", "one_head_attention"]
-
-
-def one_head_attention(q: Tensor, K: Tensor) -> Tensor:
-    """Attention of one query to all keys as if all heads were one: ``softmax(q K^T / sqrt(C))``.
-
-    Parameters
-    ----------
-    q : Tensor, shape (B, C)
-        Query, heads side by side, not scaled.
-    K : Tensor, shape (B, L, C)
-        Keys, heads side by side.
-
-    Returns
-    -------
-    Tensor, shape (B, L), float32
-        Sums to 1.
-    """
-    logits = (K.float() @ q.float()[..., None])[..., 0] * K.shape[-1] ** -0.5
-    return logits.softmax(-1)
+__all__ = ["PruMerge", "PruMergePlus"]
 
 
 @dataclass(frozen=True, kw_only=True)

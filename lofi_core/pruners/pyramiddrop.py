@@ -8,14 +8,13 @@ with queries and keys that layer l, the first of the next stage, computes from w
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.pruners.fastv import FastV
 from lofi_core.pruners.inside import InsidePruner, LayerView, Stage, solve
 
-__all__ = ["PyramidDrop", "last_row"]
+__all__ = ["PyramidDrop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,48 +85,3 @@ class PyramidDrop(InsidePruner, name="pyramiddrop"):
     def choose(self, row: Tensor, visual: Tensor, count: int) -> Tensor:
         """Choose ``count`` of the n visual tokens: indices in 0..n-1, ascending."""
         return FastV().choose(row, visual, count)
-
-
-def last_row(
-    hidden: Tensor,
-    norm: Tensor,
-    Wq: Tensor,
-    Wk: Tensor,
-    heads: int,
-    eps: float = 1e-5,
-    base: float = 10000.0,
-) -> Tensor:
-    """Attention of the last token in a Llama layer, from what enters the layer.
-
-    Parameters
-    ----------
-    hidden : Tensor, shape (L, D)
-        Output of the layer before.
-    norm : Tensor, shape (D,)
-        Weight of the layer's input RMSNorm.
-    Wq, Wk : Tensor, shape (D', D)
-        Weights of its query and key projections, with as many key heads as query heads.
-    heads : int
-        H.
-    eps, base : float
-        Of the norm, and of the rotary embedding; positions are 0..L-1.
-
-    Returns
-    -------
-    Tensor, shape (H, L), float32
-        Softmaxed.
-    """
-    x = hidden.float()
-    x = norm * x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
-    q, K = ((x @ W.mT).unflatten(-1, (heads, -1)).transpose(0, 1) for W in (Wq, Wk))
-    d = q.shape[-1]
-    angles = torch.arange(len(x), dtype=torch.float32)[:, None] * base ** (
-        -torch.arange(0, d, 2, dtype=torch.float32) / d
-    )
-    cos, sin = (torch.cat((f(angles),) * 2, -1).to(x.device) for f in (torch.cos, torch.sin))
-
-    def rotate(y: Tensor) -> Tensor:
-        left, right = y.chunk(2, -1)
-        return y * cos + torch.cat((-right, left), -1) * sin
-
-    return (rotate(q)[:, -1:] @ rotate(K).mT * d**-0.5).softmax(-1)[:, 0]

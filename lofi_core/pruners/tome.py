@@ -60,9 +60,7 @@ class Matching:
         return groups.scatter(1, self.source, groups.gather(1, self.target))
 
 
-def match(
-    metric: Tensor, r: int, class_token: bool = False, distill_token: bool = False
-) -> Matching:
+def match(metric: Tensor, r: int) -> Matching:
     """Pair the r even tokens that are closest to an odd one with it.
 
     Parameters
@@ -70,24 +68,15 @@ def match(
     metric : Tensor, shape (B, n, d)
         What similarity is measured on: keys, averaged over heads.
     r : int >= 0
-        Tokens to merge, at most half of those that are not protected.
-    class_token, distill_token : bool
-        Never merge token 0; never merge into token 1. With a class token, unmerged tokens keep
-        their order; without, they come by descending similarity.
+        Tokens to merge, at most n // 2. The even tokens left over come by descending similarity.
     """
     n = metric.shape[1]
-    r = min(r, (n - class_token - distill_token) // 2)
+    r = min(r, n // 2)
     unit = normalize(metric, dim=-1)
     similar = unit[:, ::2] @ unit[:, 1::2].mT
-    if class_token:
-        similar[:, 0] = -torch.inf
-    if distill_token:
-        similar[:, :, 0] = -torch.inf
     best, partner = similar.max(-1)
     order = best.argsort(dim=-1, descending=True, stable=True)
     source, unmerged = order[:, :r], order[:, r:]
-    if class_token:
-        unmerged = unmerged.sort(-1).values
     odd = torch.arange(1, n, 2, device=metric.device).expand(len(metric), -1)
     return Matching(2 * unmerged, 2 * source, 2 * partner.gather(1, source) + 1, odd)
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
+from lofi_core.errors import extra
+
 IMAGE_SIZE = 144
 COLORS = {
     "red": (214, 48, 49),
@@ -55,7 +57,8 @@ def handwritten_digits(split: str) -> tuple[np.ndarray, ...]:
 
     Three fifths of the 1,797 scans belong to train, a fifth each to validation and test.
     """
-    from sklearn.datasets import load_digits
+    with extra("scenes"):
+        from sklearn.datasets import load_digits
 
     data = load_digits()
     part = np.array([0, 0, 0, 1, 2])[np.arange(len(data.target)) % 5]

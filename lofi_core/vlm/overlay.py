@@ -10,15 +10,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.plots import show_kept
 from lofi_core.vlm.report import ImageReport
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
 __all__ = ["kept_masks", "overlay", "seen"]
 

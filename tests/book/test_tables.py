@@ -3,7 +3,7 @@
 import pytest
 
 from book.build.tables import TABLES, fill, pages
-from lofi_core.pruners import pruner_names
+from lofi_core.pruners import registered
 
 
 def test_every_table_has_a_place() -> None:
@@ -22,5 +22,11 @@ def test_a_table_replaces_what_stood_in_its_place() -> None:
     assert fill(old, {"x": lambda: "new"}) == old.replace("old", "new")
 
 
-def test_every_pruner_is_listed() -> None:
-    assert all(f"`{name}`" in TABLES["pruners"]() for name in pruner_names())
+@pytest.mark.parametrize("name", ["methods", "pruners"])
+def test_every_method_has_a_row_without_gaps(name: str) -> None:
+    rows = TABLES[name]().splitlines()
+    assert len(rows) == 2 + len(registered())
+    for kind, row in zip(registered(), rows[2:], strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert f"`{kind.name}`" in cells[0]
+        assert all(cells) and len(cells) == rows[0].count("|") - 1

@@ -135,14 +135,3 @@ def test_merged_tokens_are_projected() -> None:
         expected = model.base_model.multi_modal_projector(seen[0])
     got = torch.cat(list(pruned["mm_encoder_outputs"]["image"].pooler_output))
     torch.testing.assert_close(got.flatten(), expected.flatten())
-
-
-def test_table_has_every_method() -> None:
-    from lofi_core.pruners.table import table
-
-    rows = table().splitlines()
-    assert len(rows) == 2 + len(registered())
-    for kind, row in zip(registered(), rows[2:], strict=True):
-        assert f"`{kind.name}`" in row and row.count("|") == 7
-        assert all(cell.strip() for cell in row.split("|")[1:2] + row.split("|")[3:7])
-    assert len({kind.name for kind in registered()} & {"lofi", "deflated-lofi"}) == 2

@@ -9,9 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners import (
-    replay,
-)
+from tests.pruners.replay import METHODS, replay
 
 FOLDERS = [
     Path(__file__).parents[1] / "vectors",
@@ -40,8 +38,6 @@ def test_replay(file: Path) -> None:
 
 
 def test_every_method_is_replayed() -> None:
-    from lofi_core.pruners.replay import METHODS
-
     assert {file.name.split("__")[0] for file in FILES} == set(METHODS)
 
 

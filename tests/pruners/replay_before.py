@@ -14,9 +14,9 @@ from lofi_core.pruners.divprune import DivPrune
 from lofi_core.pruners.fastervlm import FasterVLM
 from lofi_core.pruners.hired import HiRED
 from lofi_core.pruners.lrcp import LRCP
-from lofi_core.pruners.prumerge import PruMerge, PruMergePlus, one_head_attention
+from lofi_core.pruners.prumerge import PruMerge, PruMergePlus
 from lofi_core.pruners.tokens import VisualTokens
-from lofi_core.pruners.tome import match, merge_matched
+from lofi_core.pruners.tome import Matching, match, merge_matched
 from lofi_core.pruners.trim import TRIM
 from lofi_core.pruners.visionzip import VisionZip
 from lofi_core.pruners.vispruner import VisPruner
@@ -92,7 +92,7 @@ def _prumerge_plus(x: Tensors, p: Params) -> Tensors:
 
 def _prumerge_by(kind: type[PruMerge], x: Tensors, p: Params, **options: Any) -> Tensors:
     N = x["features"].shape[1]
-    attention = one_head_attention(x["q"][:, 0], x["k"])[:, 1:]
+    attention = _one_head_attention(x["q"][:, 0], x["k"])[:, 1:]
     tokens = _blank(
         len(attention),
         N,
@@ -115,6 +115,11 @@ def _prumerge_by(kind: type[PruMerge], x: Tensors, p: Params, **options: Any) ->
         "ratio": torch.tensor([ratio], dtype=torch.float64),
         "tokens": pruner.merge(tokens)[0].tokens[None],
     }
+
+
+def _one_head_attention(q: Tensor, K: Tensor) -> Tensor:
+    """Attention of one query (B, C) to keys (B, L, C) as if all heads were one, as recorded."""
+    return ((K.float() @ q.float()[..., None])[..., 0] * K.shape[-1] ** -0.5).softmax(-1)
 
 
 def _divprune(x: Tensors, p: Params) -> Tensors:
@@ -166,8 +171,21 @@ def _lrcp(x: Tensors, p: Params) -> Tensors:
     return {"kept": kept, "score": selection.scores[0], "tokens": tokens}
 
 
+def _match_but_first(metric: Tensor, r: int) -> Matching:
+    """Match as in an encoder whose token 0 is CLS, which never merges; the rest keeps its order.
+
+    The library matches patches alone. One pair more than r leaves r without the pair of CLS.
+    """
+    more = match(metric, r + 1)
+    order = (more.source == 0).int().argsort(dim=-1, stable=True)[:, :r]
+    source, target = more.source.gather(1, order), more.target.gather(1, order)
+    even = torch.arange(0, metric.shape[1], 2)
+    unmerged = torch.stack([even[~torch.isin(even, row)] for row in source])
+    return Matching(unmerged, source, target, more.odd)
+
+
 def _tome(x: Tensors, p: Params) -> Tensors:
-    matching = match(x["metric"], p["r"], p["class_token"], p.get("distill_token", False))
+    matching = (_match_but_first if p["class_token"] else match)(x["metric"], p["r"])
     tokens, size = merge_matched(x["x"], matching, x.get("size"))
     return {
         "tokens": tokens,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.pruners import replay_before, replay_inside
+from tests.pruners import replay_before, replay_inside
 
 __all__ = ["replay"]
 

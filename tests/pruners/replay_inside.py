@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lofi_core.pruners.dart import DART
 from lofi_core.pruners.fastv import FastV
-from lofi_core.pruners.pyramiddrop import PyramidDrop, last_row
+from lofi_core.pruners.pyramiddrop import PyramidDrop
 from lofi_core.pruners.sparsevlm import SparseVLM, SparseVLMPlus
 
 __all__ = ["METHODS"]
@@ -34,7 +34,7 @@ def _fastv(x: Tensors, p: Params) -> Tensors:
 
 
 def _pyramiddrop(x: Tensors, p: Params) -> Tensors:
-    row = last_row(
+    row = _last_row(
         x["features"][0],
         x["ln_weight"],
         x["wq"],
@@ -115,6 +115,32 @@ def _dart(x: Tensors, p: Params) -> Tensors:
         "kept": kept,
         "kept_abs": visual[kept],
     }
+
+
+def _last_row(
+    hidden: Tensor,
+    norm: Tensor,
+    Wq: Tensor,
+    Wk: Tensor,
+    heads: int,
+    eps: float,
+    base: float,
+) -> Tensor:
+    """Attention of the last token in a Llama layer, (H, L), from what enters the layer, (L, D)."""
+    x = hidden.float()
+    x = norm * x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    q, K = ((x @ W.mT).unflatten(-1, (heads, -1)).transpose(0, 1) for W in (Wq, Wk))
+    d = q.shape[-1]
+    angles = torch.arange(len(x), dtype=torch.float32)[:, None] * base ** (
+        -torch.arange(0, d, 2, dtype=torch.float32) / d
+    )
+    cos, sin = (torch.cat((f(angles),) * 2, -1).to(x.device) for f in (torch.cos, torch.sin))
+
+    def rotate(y: Tensor) -> Tensor:
+        left, right = y.chunk(2, -1)
+        return y * cos + torch.cat((-right, left), -1) * sin
+
+    return (rotate(q)[:, -1:] @ rotate(K).mT * d**-0.5).softmax(-1)[:, 0]
 
 
 def _without(L: int, visual: Tensor, kept: Tensor) -> Tensor:
