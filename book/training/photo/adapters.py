@@ -1,8 +1,8 @@
 """What is trained of PhotoVLM: the connector, and low-rank adapters of the language model.
 
-An adapter adds B A to a frozen weight W, with A (r x in) and B (out x r), scaled by alpha / r (Hu et
-al., ICLR 2022). Both kinds of weights ship in one safetensors file; `merge_trained` puts them into
-an assembled model, after which no trace of the adapters is left.
+An adapter adds B A to a frozen weight W, with A (r x in) and B (out x r), scaled by alpha / r (Hu
+et al., ICLR 2022). Both kinds of weights ship in one safetensors file; `merge_trained` puts them
+into an assembled model, after which no trace of the adapters is left.
 """
 
 import json

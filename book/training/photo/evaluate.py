@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from book.training.photo.adapters import merge_trained
@@ -18,7 +19,7 @@ from book.training.photo.card import card
 from book.training.photo.features import Features
 from book.training.photo.figures import figures_of
 from book.training.photo.photos import Photo, open_photo, read_photos
-from book.training.photo.records import ask_twice, items_of
+from book.training.photo.records import ask_twice, items_of, rank_captions
 from lofi_core.spectrum import spectrum
 from lofi_core.vlm.prompts import chat_inputs
 
@@ -34,7 +35,10 @@ def evaluate(photos: int | None, folder: Path) -> dict[str, Any]:
     merge_trained(model, folder)
     model.eval().set_attn_implementation("eager")
     features, asked = Features(), list(read_photos("test")[:photos])
-    records = ask_twice(model, processor.tokenizer, features, items_of(asked))
+    tokenizer = processor.tokenizer
+    tables = [ask_twice(model, tokenizer, features, items_of(asked))]
+    tables.append(rank_captions(model, tokenizer, features, asked))
+    records = pd.concat(tables, ignore_index=True)
     figures = {
         "photos": len(asked),
         "parts": figures_of(records),

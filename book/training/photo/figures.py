@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from book.training.photo.records import FOUR
 from lofi_core.evaluation.statistics import clustered_means
 
 __all__ = ["BARS", "Bar", "acceptance", "figures_of", "table_of"]
@@ -43,7 +44,7 @@ def parts_of(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for name in SETTINGS:
         member = settings.map(lambda held, name=name: f"pope-{name}" in held)
         parts[f"pope-{name}"] = records[(source == "pope") & member]
-    for name in ("coco-boxes-exist", "vqa2-yesno", "vsr", "four-captions"):
+    for name in ("coco-boxes-exist", "vqa2-yesno", "vsr", FOUR, f"{FOUR}-ranked"):
         parts[name] = records[source == name]
     for change in ("replace", "swap", "add"):
         parts[f"sugarcrepe-{change}"] = records[source.str.startswith(f"sugarcrepe-{change}")]

@@ -29,9 +29,47 @@ DESCRIBE = "Describe the {} in one sentence."
 COMMON = 12  # captions that must use a noun
 # Words in a noun's place that nobody could look for in a photo.
 VAGUE = frozenset(
-    "air back background black blue body bunch city corner couple crowd day game group guy image "
-    "line lot middle number pair photo picture piece pile pitch platform rain red row side slice "
-    "store suit top track trick view yellow".split()
+    [
+        "air",
+        "back",
+        "background",
+        "black",
+        "blue",
+        "body",
+        "bunch",
+        "city",
+        "corner",
+        "couple",
+        "crowd",
+        "day",
+        "game",
+        "group",
+        "guy",
+        "image",
+        "line",
+        "lot",
+        "middle",
+        "number",
+        "pair",
+        "photo",
+        "picture",
+        "piece",
+        "pile",
+        "pitch",
+        "platform",
+        "rain",
+        "red",
+        "row",
+        "side",
+        "slice",
+        "store",
+        "suit",
+        "top",
+        "track",
+        "trick",
+        "view",
+        "yellow",
+    ]
 )
 ASKED = re.compile(r"^Is there an? (.+) in the picture\?$")
 # Words that name what POPE calls by another word.
@@ -88,9 +126,7 @@ class Nouns:
         return tuple(
             noun
             for noun in self.words
-            if any(
-                re.search(rf"\b{word}(s|es)?\b", text) for word in (noun, *KINDS.get(noun, ()))
-            )
+            if any(re.search(rf"\b{word}(s|es)?\b", text) for word in (noun, *KINDS.get(noun, ())))
         )
 
 
@@ -119,7 +155,10 @@ def lessons(
             drawn.append(four_captions(photo, others, rng))
         there = nouns.mentioned(photo.captions)
         absent = [w for w in rng.choice(nouns.words, 12, p=nouns.chances) if w not in there][:2]
-        for noun, answer in [*((n, "yes") for n in _some(there, 2, rng)), *((n, "no") for n in absent)]:
+        for noun, answer in [
+            *((n, "yes") for n in _some(there, 2, rng)),
+            *((n, "no") for n in absent),
+        ]:
             article = "an" if noun[0] in "aeiou" else "a"
             text = f"Is there {article} {noun} in the {where}?"
             drawn.append(Lesson(text, answer, "existence"))

@@ -42,8 +42,8 @@ def photo_folder() -> Path:
     folder = Path(os.environ.get("LOFI_PHOTOS", ROOT / "data" / "photos"))
     if not (folder / "photos.jsonl").exists():
         raise LofiError(
-            f"photo_folder: no photos.jsonl in {folder}; expected the folder that book/photo_vlm.md "
-            "describes: set LOFI_PHOTOS to it"
+            f"photo_folder: no photos.jsonl in {folder}; expected the folder that "
+            "book/photo_vlm.md describes: set LOFI_PHOTOS to it"
         )
     return folder
 

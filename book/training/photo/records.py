@@ -23,12 +23,12 @@ import torch
 from tqdm import tqdm
 
 from book.training.photo.features import Features
-from book.training.photo.lessons import LETTERS, Lesson, four_captions, wording
+from book.training.photo.lessons import DESCRIBE, LETTERS, Lesson, four_captions, wording
 from book.training.photo.packing import END, loss_of, pack_lessons
 from book.training.photo.photos import Photo
 from lofi_core.errors import LofiError
 
-__all__ = ["FOUR", "Item", "ask_twice", "derangement", "items_of"]
+__all__ = ["FOUR", "Item", "ask_twice", "derangement", "items_of", "rank_captions"]
 
 FOUR = "four-captions"
 YES_NO = ("yes", "no")
@@ -146,6 +146,38 @@ def _parts(items: list[Item]) -> Iterator[list[Item]]:
 
 
 @torch.inference_mode()
+def rank_captions(
+    model: Any, tokenizer: Any, features: Features, photos: Sequence[Photo], seed: int = 0
+) -> pd.DataFrame:
+    """Choose among four captions by how likely each is as a description of the photo.
+
+    The score of a caption is the mean log-probability of its tokens after the prompt that asks for
+    a description, with the right photo and with the next one of a random cycle. Columns as
+    `ask_twice` returns them, source "four-captions-ranked".
+    """
+    rng, rows = np.random.default_rng(seed), []
+    captioned = [photo for photo in photos if photo.captions]
+    wrong = derangement([photo.name for photo in captioned], seed)
+    prompt = DESCRIBE.format("photo")
+    for photo in tqdm(captioned, "captions ranked"):
+        others = [captioned[i] for i in rng.permutation(len(captioned)) if captioned[i] != photo]
+        texts = [photo.captions[0], *(other.captions[0] for other in others[:3])]
+        asked = [Lesson(prompt, text.strip(), "caption") for text in texts]
+        packed = pack_lessons([asked], tokenizer, model.config.image_token_id, 196)
+        lengths = [len(_ids(tokenizer, lesson.answer + END)) for lesson in asked]
+        for shown, name in (("right", photo.name), ("wrong", wrong[photo.name])):
+            with torch.autocast(model.device.type, torch.bfloat16):
+                losses, _, _ = loss_of(model, packed, features([name]))
+            scores = [-float(part.mean()) for part in losses.split(lengths)]
+            best = max(range(4), key=scores.__getitem__)
+            row = {"image": photo.name, "question": f"ranked:{photo.name}", "settings": ""}
+            row |= {"source": "four-captions-ranked", "shown": shown, "shown_image": name}
+            row |= {"answer": "A", "predicted": LETTERS[best], "right": best == 0}
+            rows.append(row | {"margin": scores[0] - max(scores[1:])})
+    return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
 def _answers(
     model: Any, tokenizer: Any, features: Features, jobs: Sequence[tuple[str, str, list[Item]]]
 ) -> Iterator[dict[str, Any]]:
@@ -157,7 +189,8 @@ def _answers(
         )
     lessons = [[item.lesson for item in part] for _, _, part in jobs]
     packed = pack_lessons(lessons, tokenizer, model.config.image_token_id, values.shape[1])
-    _, _, logits = loss_of(model, packed, values)
+    with torch.autocast(model.device.type, torch.bfloat16):
+        _, _, logits = loss_of(model, packed, values)
     at, rows = 0, []
     for shown, name, part in jobs:
         for item in part:

@@ -67,7 +67,9 @@ def warm_start(model: Any, features: Features, photos: list[Photo], tokenizer: A
         # Hidden units of unit variance about a mean of zero, whatever channels are large.
         connector.linear_1.weight.normal_(std=X.shape[1] ** -0.5).div_(X.std(0).clamp(min=1e-3))
         connector.linear_1.bias.copy_(-connector.linear_1.weight @ X.mean(0))
-        count, sums, outer, cross, target = 0, 0.0, 0.0, 0.0, []
+        n, width = len(connector.linear_1.weight), words.shape[1]
+        count, sums, target = 0, torch.zeros(n), []
+        outer, cross = torch.zeros(n, n), torch.zeros(n, width)
         for photo in photos:
             h = connector.act(connector.linear_1(features([photo.name])[0]))
             ids = tokenizer(photo.captions[0], add_special_tokens=False)["input_ids"]
@@ -172,9 +174,7 @@ def _resume(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
         return 0
     state = torch.load(path, weights_only=True)
     held: dict[str, Tensor] = dict(model.named_parameters())
-    adapters = {
-        k.replace(".default.weight", ".weight"): p for k, p in held.items() if "lora_" in k
-    }
+    adapters = {k.replace(".default.weight", ".weight"): p for k, p in held.items() if "lora_" in k}
     for name, value in state["trained"].items():
         kind, _, rest = name.partition(".")
         if kind == "connector":

@@ -39,13 +39,17 @@ def validate(model: Any, tokenizer: Any, features: Features, nouns: Nouns) -> di
         fits, losses_of_captions = [], []
         for first in range(0, len(photos), BATCH):
             some = asked[first : first + BATCH]
-            names = [photos[(i + shift * 7) % len(photos)].name for i in range(first, first + len(some))]
+            names = [
+                photos[(i + shift * 7) % len(photos)].name for i in range(first, first + len(some))
+            ]
             rows = pack_lessons(some, tokenizer, model.config.image_token_id, 196)
             with torch.autocast("cpu", torch.bfloat16):
                 losses, labels, logits = loss_of(model, rows, features(names))
             at = 0
             for lesson in (lesson for one in some for lesson in one):
-                n = len(tokenizer(lesson.answer + "<|im_end|>", add_special_tokens=False)["input_ids"])
+                n = len(
+                    tokenizer(lesson.answer + "<|im_end|>", add_special_tokens=False)["input_ids"]
+                )
                 if lesson.answer in ("yes", "no"):
                     margin = float(logits[at, yes] - logits[at, no])
                     scores.setdefault(lesson.kind, []).append((lesson.answer == "yes", margin))
