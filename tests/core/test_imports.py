@@ -90,7 +90,8 @@ def test_import_adds_less_than_half_a_second() -> None:
 
 
 def test_submodules_are_reachable() -> None:
-    code = "import lofi_core; print(lofi_core.evaluation.records.__name__, lofi_core.vlm.taps.__name__)"
+    names = "lofi_core.evaluation.records.__name__, lofi_core.vlm.taps.__name__"
+    code = f"import lofi_core; print({names})"
     assert run(code).stdout.split() == ["lofi_core.evaluation.records", "lofi_core.vlm.taps"]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lofi_core.nothing  # noqa: B018

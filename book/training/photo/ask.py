@@ -32,7 +32,7 @@ def cat() -> Image.Image:
         If scikit-image is not installed.
     """
     try:
-        from skimage.data import chelsea  # type: ignore[import-not-found]
+        from skimage.data import chelsea
     except ImportError as error:
         raise LofiError(
             "cat: scikit-image is not installed; expected the package that ships the photo: "
