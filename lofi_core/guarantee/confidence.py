@@ -17,7 +17,7 @@ from torch import Tensor
 from lofi_core.errors import LofiError, check_tokens
 from lofi_core.evaluation.questions import Question, spellings
 from lofi_core.evaluation.replies import judge, normalise
-from lofi_core.scaling import unit_scale
+from lofi_core.spectrum import unit_scale
 
 __all__ = ["Reply", "reply", "reply_margins", "residual_leverage"]
 

@@ -14,8 +14,8 @@ from lofi_core.guarantee import Policy, calibrate
 from lofi_core.guarantee.evidence import gather
 from lofi_core.guarantee.policy import describe_pruner, make_pruner
 from lofi_core.guarantee.testing import THRESHOLDS
+from lofi_core.leverage import EffectiveRank
 from lofi_core.pruners import DeflatedLoFi, IPRBudget, Random, registered
-from lofi_core.ranks import EffectiveRank
 
 IMAGES, QUESTIONS = 300, 4
 FLIPS = {0.5: 0.05, 0.25: 0.2, 0.1: 0.5}  # chance of a flip where the margin is small
