@@ -140,6 +140,8 @@ class Block:
         for start in range(0, len(self.scenes), size):
             some = self.scenes[start : start + size]
             block = Block(model, self.processor, some, self.needs, self.clip)
+            if self.open:  # one open question anywhere, and every reply is read as text
+                block.open, block._packed = True, None
             parts.append((first, block.ask(replace(arm, condition=rest))))
             first += len(block.asked)
         return _joined(parts)
