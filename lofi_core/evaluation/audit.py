@@ -243,7 +243,7 @@ def audit(
         data = f"{data}, {scenes.digest}"
     with tempfile.TemporaryDirectory() as nowhere:
         where = Path(nowhere if folder is None else folder)
-        wanted = [ALONE, *every.values()]
+        wanted: list[Pruner | Arm] = [ALONE, *every.values()]
         made_at = evaluate(model, processor, scenes, wanted, where, data, n, images_per_batch)
         if made_at is None:
             return None
@@ -299,8 +299,9 @@ def _flip(row: Mapping[str, Any]) -> Flip:
         kind = "changed"
     elif row["was_right"] != row["right"]:
         kind = "broken" if row["was_right"] else "repaired"
-    texts = [row[name] for name in ("scene", "family", "question", "answer", "was", "predicted")]
-    return Flip(*texts, kind)
+    names = ("scene", "family", "question", "answer", "was", "predicted")
+    image, group, question, answer, unpruned, pruned = (str(row[name]) for name in names)
+    return Flip(image, group, question, answer, unpruned, pruned, kind)
 
 
 def _picture(

@@ -28,10 +28,12 @@ ERROR = 3
 class OneLine(TyperGroup):
     """Commands whose mistakes are one line and status 3, whatever raised them."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self, args: Sequence[str] | None = None, standalone_mode: bool = True, **rest: Any
+    ) -> Any:
         """Run a command; leave with its status."""
         try:
-            status = super().main(*args, standalone_mode=False, **extra)
+            status = super().main(args, **rest, standalone_mode=False)
         except LofiError as error:
             status = _said(" ".join(str(error).split()))
         except Exception as error:

@@ -162,9 +162,10 @@ def decide(
             "and at least two images: an interval over images needs more than one"
         )
     # Free text has no probabilities, and `compare` reads them of all answers or of none.
-    tables = [t.drop(columns="probabilities", errors="ignore") for t in (unpruned, pruned)]
-    flips = compare(*tables, draws=draws)
-    noise = compare(tables[0], repeated.drop(columns="probabilities", errors="ignore"), draws=draws)
+    a, b, c = (
+        t.drop(columns="probabilities", errors="ignore") for t in (unpruned, pruned, repeated)
+    )
+    flips, noise = (compare(a, other, draws=draws) for other in (b, c))
     samples = flips.samples
     F = _by_image(samples["flip_rate"], samples["group"])
     E = F - _by_image(noise.samples["flip_rate"], noise.samples["group"])
@@ -172,7 +173,7 @@ def decide(
     excess_at_most = 2 * _at_most((1 + E) / 2, delta) - 1
     excess_at_least = 1 - 2 * _at_most((1 - E) / 2, delta)
     groups = _groups(samples, delta)
-    accuracy = _accuracy(*tables, limit, delta, draws)
+    accuracy = _accuracy(a, b, limit, delta, draws)
     reasons: list[str] = []
     settle = None
     if excess_at_least > limit:
