@@ -17,7 +17,7 @@ from lofi_core.errors import LofiError
 from lofi_core.pruners import InsidePruner, Pruner, Selection
 from lofi_core.pruning import prune_inputs, pruning
 from lofi_core.vlm.inside import pruning_inside
-from lofi_core.vlm.masks import masked_logits, seen_tokens, with_facts
+from lofi_core.vlm.reference import masked_logits, seen_tokens, with_facts
 
 __all__ = ["PROMISES", "PROMISES_INSIDE", "check_pruner", "shipped"]
 
