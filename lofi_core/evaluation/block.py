@@ -28,9 +28,9 @@ from lofi_core.pruners import ClipPruner, ClipText, InsidePruner, Pruner, Select
 from lofi_core.pruners.tokens import VisualTokens
 from lofi_core.vlm.encoding import encode_inputs
 from lofi_core.vlm.inside import pruning_inside
-from lofi_core.vlm.masks import with_facts
 from lofi_core.vlm.packing import NotPackable, Packed, PackedOutput, pack
 from lofi_core.vlm.prompts import chat_inputs, share
+from lofi_core.vlm.reference import with_facts
 from lofi_core.vlm.report import ImageReport
 
 __all__ = ["Block", "Reply"]

@@ -21,6 +21,7 @@ from lofi_core.errors import LofiError
 from lofi_core.pruners import Pruner
 from lofi_core.vlm.encoding import EncodedInputs, PrunedInputs
 from lofi_core.vlm.inside import LIKE_LLAMA
+from lofi_core.vlm.masks import additive
 from lofi_core.vlm.report import Report
 
 __all__ = ["NotPackable", "Packed", "PackedOutput", "pack"]
@@ -186,5 +187,4 @@ def _mask(inputs: PrunedInputs, dtype: torch.dtype) -> Tensor:
     L = question.shape[1]
     seen = same & torch.ones(L, L, dtype=torch.bool, device=question.device).tril()
     seen &= real[:, None, :] | ~real[:, :, None]  # padding sees something, or its rows are NaN
-    low = torch.finfo(dtype).min
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, low)[:, None]
+    return additive(seen[:, None], dtype)
