@@ -3,8 +3,9 @@
     python -m tests.kernels
 
 PyTorch picks its kernels by the processor, MKL its own, and both add in another order with other
-numbers of threads. A result must not depend on that beyond its stated tolerance. Each kind of kernel
-runs with one thread and with two, once with each mode of MKL; what the processor lacks is left out.
+numbers of threads. A result must not depend on that beyond its stated tolerance. Each kind of
+kernel runs with one thread and with two, once with each mode of MKL; what the processor lacks is
+left out.
 """
 
 import os
