@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 
 from lofi_core import SceneVQA, scene_vlm
-from lofi_core.evaluation.answers import chat_inputs
+from lofi_core.vlm.prompts import chat_inputs
 
 Batch = dict[str, Any]
 Maker = Callable[[int, int], Batch]  # rows, visual tokens a row

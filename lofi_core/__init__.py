@@ -6,7 +6,7 @@ all other submodules are imported when they are first used, so that ``import lof
 Examples
 --------
 >>> import lofi_core
->>> lofi_core.ranks.EnergyRank is lofi_core.EnergyRank
+>>> lofi_core.leverage.EnergyRank is lofi_core.EnergyRank
 True
 >>> len(lofi_core.scenes.vqa.SceneVQA("test")[0].questions)
 7
@@ -18,14 +18,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lofi_core.errors import LofiError
-from lofi_core.leverage import leverage_scores, ridge_leverage_scores
+from lofi_core.leverage import EffectiveRank, EnergyRank, leverage_scores, ridge_leverage_scores
 from lofi_core.pruners import LoFi, get_pruner
 from lofi_core.pruning import prune_inputs, pruning
-from lofi_core.ranks import EffectiveRank, EnergyRank
 from lofi_core.spectrum import ipr, ipr_path, spectrum
 
 if TYPE_CHECKING:
-    from lofi_core.evaluation.answers import ask
+    from lofi_core.evaluation.asking import ask
     from lofi_core.scenes.vqa import SceneVQA
 
 __all__ = [
@@ -50,7 +49,7 @@ try:
 except PackageNotFoundError:  # a checkout on the path, not installed
     __version__ = "unknown"
 
-_LATER = {"SceneVQA": "lofi_core.scenes.vqa", "ask": "lofi_core.evaluation.answers"}
+_LATER = {"SceneVQA": "lofi_core.scenes.vqa", "ask": "lofi_core.evaluation.asking"}
 
 
 def __getattr__(name: str) -> Any:

@@ -71,8 +71,8 @@ def check_pruner(
 def shipped() -> tuple[Any, Inputs]:
     """Return the shipped model, and three test scenes with a question each."""
     from lofi_core import scene_vlm
-    from lofi_core.evaluation.answers import chat_inputs
     from lofi_core.scenes.vqa import SceneVQA
+    from lofi_core.vlm.prompts import chat_inputs
 
     model, processor = scene_vlm.load()
     scenes = [SceneVQA("test")[i] for i in range(3)]

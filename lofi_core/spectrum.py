@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError, check_tokens
-from lofi_core.scaling import ratio, unit_scale
 
-__all__ = ["Spectrum", "ipr", "ipr_path", "spectrum"]
+__all__ = ["Spectrum", "ipr", "ipr_path", "ratio", "spectrum", "unit_scale"]
 
 Weights = Literal["energy", "amplitude"]
 
@@ -120,7 +119,10 @@ def spectrum(X: Tensor, center: bool = False, weights: Weights = "energy") -> Sp
     if weights not in ("energy", "amplitude"):
         raise LofiError(f"spectrum: weights={weights!r}; expected 'energy' or 'amplitude'")
     unit, scale = unit_scale(X, center)
-    return Spectrum(torch.linalg.svdvals(unit) * scale[..., 0], weights)
+    s = torch.linalg.svdvals(unit).double() * scale[..., 0].double()
+    # float64 stays where float32 would overflow: many tokens near its largest number.
+    fits = bool(s.max() <= torch.finfo(unit.dtype).max)
+    return Spectrum(s.to(unit.dtype) if fits else s, weights)
 
 
 def ipr(X: Tensor, center: bool = False) -> Tensor:
@@ -176,7 +178,8 @@ def ipr_path(X: Tensor, order: Tensor, center: bool = False) -> Tensor:
     Parameters
     ----------
     X : Tensor, shape (..., N, D), any floating dtype
-        Visual tokens, one a row. The product is in float32 (float64 if X is), the sums in float64.
+        Visual tokens, one per row. The product is in float32 (float64 if X is, or if centred), the
+        sums in float64.
     order : Tensor, shape (..., N) or (N,), int64
         A permutation of the tokens' indices, usually ``scores.argsort(-1, descending=True)``.
     center : bool
@@ -201,9 +204,15 @@ def ipr_path(X: Tensor, order: Tensor, center: bool = False) -> Tensor:
     """
     check_tokens(X, "ipr_path")
     _check_order(X, order)
-    unit, _ = unit_scale(X, center)
+    dtype = torch.promote_types(X.dtype, torch.float32)
+    unit, _ = unit_scale(X.double() if center else X, False)
     order = order.expand(unit.shape[:-1])
     unit = unit.gather(-2, order[..., None].expand_as(unit))
+    energy = unit.square().sum(-1).cumsum(-1)
+    if center:
+        # Any origin will do. The first token is in every prefix, so that a massive one further on
+        # does not move those before it.
+        unit = unit - unit[..., :1, :]
     rows = unit.new_zeros(unit.shape[:-1], dtype=torch.float64)  # sums over the prefix, row by row
     traces, squares, means = [], [], []
     for start in range(0, unit.shape[-2], BLOCK):
@@ -222,12 +231,12 @@ def ipr_path(X: Tensor, order: Tensor, center: bool = False) -> Tensor:
     if center:
         m = torch.arange(1, unit.shape[-2] + 1, device=unit.device, dtype=t.dtype)
         a, b = torch.cat([a for a, _ in means], -1).cumsum(-1), torch.cat([b for _, b in means], -1)
-        # Variance below the rounding of the product is no variance (equal tokens, or m = 1).
+        # Variance below the rounding of the tokens is no variance (equal tokens, or m = 1).
         spread = t - a / m
-        nothing = spread <= 32 * torch.finfo(unit.dtype).eps * t
+        nothing = spread <= (8 * torch.finfo(dtype).eps) ** 2 * energy
         q = (q - 2 * b / m + (a / m).square()).masked_fill(nothing, 0)
         t = spread.masked_fill(nothing, 0)
-    return ratio(q, t.square()).clamp(0, 1).to(unit.dtype)
+    return ratio(q, t.square()).clamp(0, 1).to(dtype)
 
 
 def _check_order(X: Tensor, order: Tensor) -> None:
@@ -243,3 +252,54 @@ def _check_order(X: Tensor, order: Tensor) -> None:
             f"ipr_path: order of shape {shape} is no permutation; expected each of 0..{N - 1} "
             "once: pass scores.argsort(-1, descending=True)"
         )
+
+
+def unit_scale(X: Tensor, center: bool) -> tuple[Tensor, Tensor]:
+    """Divide tokens by their largest absolute entry, and subtract their mean if asked.
+
+    Parameters
+    ----------
+    X : Tensor, shape (..., N, D), any floating dtype
+        Visual tokens, one a row.
+    center : bool
+        Subtract the mean token. Tokens that are equal up to rounding become exact zeros.
+
+    Returns
+    -------
+    unit : Tensor, shape (..., N, D), float32 or float64
+        The tokens in float32 (float64 if X is), scaled and centred.
+    scale : Tensor, shape (..., 1, 1)
+        The entry they were divided by; 1 if that is 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> unit_scale(torch.tensor([[4.0, 1.0], [2.0, 1.0]]), center=True)[0]
+    tensor([[ 0.2500,  0.0000],
+            [-0.2500,  0.0000]])
+    """
+    unit = X.to(torch.promote_types(X.dtype, torch.float32))
+    scale = unit.detach().abs().amax((-2, -1), keepdim=True)
+    scale = torch.where(scale == 0, 1, scale)
+    unit = unit / scale
+    if not center:
+        return unit, scale
+    rounding = 8 * torch.finfo(unit.dtype).eps * torch.linalg.vector_norm(unit, dim=(-2, -1))
+    # Twice: where the mean is much larger than the spread, its rounding would count as a direction.
+    for _ in range(2):
+        unit -= unit.mean(-2, keepdim=True)
+    equal = torch.linalg.vector_norm(unit.detach(), dim=(-2, -1)) <= rounding
+    return unit.mul_(~equal[..., None, None]), scale
+
+
+def ratio(above: Tensor, below: Tensor) -> Tensor:
+    """Divide, with 0 where ``below`` is 0; NaN stays NaN.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ratio(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0]))
+    tensor([0.5000, 0.0000])
+    """
+    zero = below == 0
+    return torch.where(zero, 0, above / torch.where(zero, 1, below))

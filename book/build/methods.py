@@ -1,6 +1,7 @@
 """The registry of pruners as tables: one row per method, made from the classes' own attributes."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 from lofi_core.pruners import Pruner, registered
@@ -46,6 +47,6 @@ def _paper(kind: type[Pruner]) -> str:
     return f"[{kind.paper}](https://arxiv.org/abs/{kind.paper})" if kind.paper else "–"
 
 
-def _markdown(rows: list[tuple[str, ...]]) -> str:
+def _markdown(rows: Sequence[tuple[str, ...]]) -> str:
     head, *body = rows
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *body))

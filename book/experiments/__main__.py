@@ -13,14 +13,12 @@ from typing import Any
 
 from book.build.provenance import commit
 from book.experiments import plan as plans
-from book.experiments.asking import Models
-from book.experiments.plan import Arm
+from book.experiments.plan import Planned
 from book.experiments.results import FOLDER
-from book.experiments.run import VERSION, missing_parts, run
+from book.experiments.run import VERSION, Models, run
 from book.experiments.writing import write_results
 from lofi_core.errors import LofiError
 from lofi_core.evaluation.records import fingerprint
-from lofi_core.evaluation.run import rank_and_world
 from lofi_core.scene_vlm import PATH
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,12 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     scenes = {split: n for split, n in scenes.items() if n}
     try:
         if "RANK" in os.environ:
-            run(options.folder, arms, scenes, rank_and_world(), options.model)
+            if not run(options.folder, arms, scenes, options.model):
+                print("blocks are left to other processes")
+                return 0
         else:
             _spread(options.processes, options.folder, arms, scenes, options.model)
-        if missing := missing_parts(options.folder, scenes):
-            print(f"{missing} blocks are left to other processes")
-            return 0
         facts = _facts(arms, scenes, options.model)
         experiment = write_results(options.folder, options.out, arms, facts)
     except LofiError as error:
@@ -70,15 +67,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _wanted(arm: Arm, groups: list[str] | None) -> bool:
+def _wanted(arm: Planned, groups: list[str] | None) -> bool:
     return groups is None or arm.group in ("reference", *groups)
 
 
-def _spread(world: int, folder: Path, arms: list[Arm], scenes: dict[str, int], model: Path) -> None:
+def _spread(
+    world: int, folder: Path, arms: list[Planned], scenes: dict[str, int], model: Path
+) -> None:
     """Share the blocks among processes of our own."""
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=run, args=(folder, arms, scenes, (rank, world), model))
+        context.Process(target=_one_of, args=(rank, world, folder, arms, scenes, model))
         for rank in range(world)
     ]
     for process in processes:
@@ -91,9 +90,15 @@ def _spread(world: int, folder: Path, arms: list[Arm], scenes: dict[str, int], m
         )
 
 
-def _facts(arms: list[Arm], scenes: dict[str, int], model: Path) -> dict[str, Any]:
+def _one_of(rank: int, world: int, *args: Any) -> None:
+    """Run as process ``rank`` of ``world``."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world)}
+    run(*args)
+
+
+def _facts(arms: list[Planned], scenes: dict[str, int], model: Path) -> dict[str, Any]:
     """Say in experiment.json where the results come from."""
-    models = Models.load(model, variants=False)
+    models = Models.load(model)
     names = ("torch", "transformers", "numpy", "pyarrow")
     return {
         "schema": VERSION,
@@ -105,7 +110,7 @@ def _facts(arms: list[Arm], scenes: dict[str, int], model: Path) -> dict[str, An
         "arms": len(arms),
         "training_seed": json.loads((model / "recipe.json").read_text())["seed"],
         "weights": fingerprint(models.model),
-        "clip_weights": fingerprint(models.clip),
+        "clip_weights": fingerprint(models.clip.model),
         "dtype": "float32",
         "attention": models.model.config.get_text_config()._attn_implementation,
         "device": models.model.device.type,

@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from book.experiments import plan as plans
-from book.experiments.asking import Models
 from book.experiments.compact import SCALE, probability_matrix
-from book.experiments.plan import Arm
+from book.experiments.plan import Planned
 from book.experiments.results import Results, load
-from book.experiments.run import BLOCK, block_tables, blocks
+from book.experiments.run import BLOCK, Models, block_tables, blocks
 from lofi_core.errors import LofiError
 from lofi_core.evaluation.records import fingerprint
 
@@ -87,7 +87,7 @@ def check(results: Results, seed: int, arms: int = ARMS) -> Checked:
         tolerance; the message names the part.
     """
     models = Models.load()
-    weights = fingerprint(models.model), fingerprint(models.clip)
+    weights = fingerprint(models.model), fingerprint(models.clip.model)
     committed = results.experiment["weights"], results.experiment["clip_weights"]
     if weights != committed:
         raise LofiError(
@@ -100,7 +100,8 @@ def check(results: Results, seed: int, arms: int = ARMS) -> Checked:
         block = int(rng.integers(blocks(n)))
         chosen = _draw(results, split, arms, rng)
         part[split] = {"block": block, "arms": [arm.label for arm in chosen.values()]}
-        tables = block_tables(models, chosen, block, n)
+        made = [tables for _, tables in block_tables(models, chosen, block, n)]
+        tables = {name: pa.concat_tables([one[name] for one in made]) for name in made[0]}
         first = results.find(group="reference", split=split)[0]
         images = range(block * BLOCK, min((block + 1) * BLOCK, n))
         numbers = [first + number for number in chosen]
@@ -112,7 +113,7 @@ def check(results: Results, seed: int, arms: int = ARMS) -> Checked:
     return _judge(part, found, 2 * results.noise["largest_distance"].max())
 
 
-def _draw(results: Results, split: str, count: int, rng: np.random.Generator) -> dict[int, Arm]:
+def _draw(results: Results, split: str, count: int, rng: np.random.Generator) -> dict[int, Planned]:
     """Draw arms of a split by their number in it; the unpruned model always comes first."""
     known = {(arm.split, arm.group, arm.label, arm.budget, arm.seed): arm for arm in plans.plan()}
     mine = results.arms[results.arms["split"] == split]

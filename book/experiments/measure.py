@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from book.experiments.asking import Block, Reply
+from lofi_core.evaluation.block import Block, Reply
 from lofi_core.evaluation.sites import SiteReference, text_iprs
 
 __all__ = ["Before", "site_rows"]
@@ -63,7 +63,7 @@ def site_rows(
         name: [hidden[i, output.visual[i]] for i in range(images)]
         for name, hidden in zip(names, output.hidden, strict=True)
     }
-    kept = [report.kept for report in reply.reports[:images]]
+    kept = [report.kept for _, report in reply.reports[:images]]
     if before is None or all(
         torch.equal(Y, X[k])
         for Y, X, k in zip(states["projector"], before.projected, kept, strict=True)

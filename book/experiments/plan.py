@@ -1,20 +1,21 @@
 """What is run: every arm, in groups, and the data they are run on.
 
-An *arm* is one way of asking: a pruner with all its parameters, or the unpruned model under other
-numerical conditions. Arms are compared with the unpruned model on the same scenes.
+An arm is a pruner with all its parameters, or the unpruned model under another numerical condition
+(`lofi_core.evaluation.arms`). Arms are compared with the unpruned model on the same scenes.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from book.experiments.variants import variants
 from lofi_core.errors import LofiError
-from lofi_core.pruners import IPRBudget, LoFi, Pruner, Random, get_pruner, registered
+from lofi_core.evaluation.arms import Arm, Condition
+from lofi_core.pruners import IPRBudget, LoFi, Random, get_pruner, registered
 from lofi_core.pruners.clip import ClipPruner
 from lofi_core.pruners.inside import InsidePruner, mean_tokens
 
-__all__ = ["BUDGETS", "SCENES", "SEEDS", "SITE_SCENES", "VISUAL", "Arm", "plan"]
+__all__ = ["BUDGETS", "SCENES", "SEEDS", "SITE_SCENES", "VISUAL", "Planned", "plan"]
 
 BUDGETS = (0.75, 0.5, 0.33, 0.22, 0.11, 0.05)
 CHOICE_BUDGETS = (0.5, 0.22, 0.11)  # of variants, on the validation split
@@ -37,12 +38,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cdpruner": {"sign": 1},
 }
 
-How = Literal["packed", "conditioned", "inside", "rows", "single", "padded", "small", "model"]
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of asking.
+@dataclass(frozen=True, kw_only=True)
+class Planned(Arm):
+    """An arm of the plan.
 
     Parameters
     ----------
@@ -50,15 +49,8 @@ class Arm:
         What the arm is for.
     label : str
         A name, unique within group and budget but for random seeds.
-    pruner : Pruner
-        What prunes; one that keeps everything for the unpruned model.
     budget : float, optional
         Share of the visual tokens asked for.
-    how : str
-        "packed": all questions behind one image. "conditioned": a row a question, chosen for each.
-        "inside": a row a question, pruned inside the language model. The others are numerical
-        conditions: "rows", "single" and "padded" ask one question a row, one at a time, with
-        padding; "small" in batches of fewer images; "model" with another dtype or back-end.
     split : {"test", "validation"}
         Of SceneVQA.
     axis : str
@@ -67,9 +59,7 @@ class Arm:
 
     group: str
     label: str
-    pruner: Pruner
     budget: float | None = None
-    how: How = "packed"
     split: str = "test"
     axis: str = ""
 
@@ -80,31 +70,34 @@ class Arm:
         return pruner.seed if isinstance(pruner, Random) and pruner.keep != 1 else None
 
     @property
+    def how(self) -> str:
+        """Where and for what tokens are chosen: "inside", by "question", or by "image"."""
+        if isinstance(self.pruner, InsidePruner):
+            return "inside"
+        return "question" if isinstance(self.pruner, ClipPruner) else "image"
+
+    @property
     def measured(self) -> bool:
         """Whether representations are measured, site by site."""
         return (
-            self.how == "packed"
+            self.condition == Condition()
+            and self.how == "image"
             and self.split == "test"
             and self.group in ("reference", "main", "chosen")
             and (self.seed or 0) < 2
         )
 
 
-def _main() -> Iterator[Arm]:
+def _main() -> Iterator[Planned]:
     for kind in registered():
         settings = SETTINGS.get(kind.name, {})
         for budget in BUDGETS:
             seeds = [{"seed": s} for s in SEEDS] if kind is Random else [{}]
             for seed in seeds:
                 pruner = get_pruner(kind.name, keep=budget, **settings, **seed)
-                how: How = "packed"
-                if isinstance(pruner, ClipPruner):
-                    how = "conditioned"
-                if isinstance(pruner, InsidePruner):
-                    how = "inside"
-                    if not _possible(pruner):
-                        continue
-                yield Arm("main", kind.name, pruner, budget, how)
+                if isinstance(pruner, InsidePruner) and not _possible(pruner):
+                    continue
+                yield Planned(group="main", label=kind.name, pruner=pruner, budget=budget)
 
 
 def _possible(pruner: InsidePruner) -> bool:
@@ -117,43 +110,49 @@ def _possible(pruner: InsidePruner) -> bool:
     return abs(mean_tokens(VISUAL, stages, LAYERS) / VISUAL - pruner.keep) < 0.03
 
 
-def _noise() -> Iterator[Arm]:
-    for label, how in (
-        ("other batches", "small"),
-        ("one question a row", "rows"),
-        ("one question at a time", "single"),
-        ("padding", "padded"),
-        ("eager attention", "model"),
-        ("bfloat16", "model"),
-        ("float64", "model"),
-    ):
-        yield Arm("noise", label, Random(keep=1.0), how=how)  # type: ignore[arg-type]
+NOISE = {
+    "other batches": Condition(images_per_batch=3),
+    "one question a row": Condition(packed=False),
+    "one question at a time": Condition(packed=False, questions_per_batch=1),
+    "padding": Condition(packed=False, padding=32),
+    "eager attention": Condition(attention="eager"),
+    "bfloat16": Condition(dtype="bfloat16"),
+    "float64": Condition(dtype="float64"),
+}
 
 
-def _dynamic() -> Iterator[Arm]:
+def _noise() -> Iterator[Planned]:
+    for label, condition in NOISE.items():
+        yield Planned(group="noise", label=label, condition=condition)
+
+
+def _dynamic() -> Iterator[Planned]:
     for budget in (0.5, 0.33, 0.22, 0.11):
         rule = IPRBudget(mean=budget)
         for name in ("lofi", "deflated-lofi", "random"):
-            yield Arm("dynamic", f"{name} dynamic", get_pruner(name, keep=rule), budget)
+            pruner = get_pruner(name, keep=rule)
+            yield Planned(group="dynamic", label=f"{name} dynamic", pruner=pruner, budget=budget)
     for eps in (0.05, 0.1, 0.2):
-        yield Arm("dynamic", f"lofi eps {eps:g}", LoFi(keep=IPRBudget(eps=eps)))
+        rule = IPRBudget(eps=eps)
+        yield Planned(group="dynamic", label=f"lofi eps {eps:g}", pruner=LoFi(keep=rule))
 
 
 CHOSEN = ("k = 32", "deflated, energies, merged")
 """The best variant of one score a token, and of all, on validation: see `best_variants`."""
 
 
-def plan() -> list[Arm]:
+def plan() -> list[Planned]:
     """List all arms, test split first; the unpruned model leads each split."""
-    full = Random(keep=1.0)
-    arms = [Arm("reference", "unpruned", full), *_noise(), *_main()]
+    arms = [Planned(group="reference", label="unpruned"), *_noise(), *_main()]
     for budget in BUDGETS:
         for _, label, pruner in variants(budget):
             if label in CHOSEN:
-                arms.append(Arm("chosen", label, pruner, budget))
+                arms.append(Planned(group="chosen", label=label, pruner=pruner, budget=budget))
     arms += _dynamic()
-    arms.append(Arm("reference", "unpruned", full, split="validation"))
+    arms.append(Planned(group="reference", label="unpruned", split="validation"))
     for budget in CHOICE_BUDGETS:
         for axis, label, pruner in variants(budget):
-            arms.append(Arm("ablation", label, pruner, budget, split="validation", axis=axis))
+            facts: dict[str, Any] = {"label": label, "budget": budget, "axis": axis}
+            arm = Planned(group="ablation", pruner=pruner, split="validation", **facts)
+            arms.append(arm)
     return arms

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lofi_core.leverage import EffectiveRank, EnergyRank
 from lofi_core.pruners import (
     DeflatedLoFi,
     LoFi,
@@ -16,7 +17,6 @@ from lofi_core.pruners import (
     VisualTokens,
     get_pruner,
 )
-from lofi_core.ranks import EffectiveRank, EnergyRank
 
 __all__ = ["Compensated", "variants"]
 

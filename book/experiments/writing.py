@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from book.experiments.compact import shorter, split_probabilities
-from book.experiments.plan import Arm
-from book.experiments.run import VERSION, of_split, read_parts
+from book.experiments.plan import Planned
+from book.experiments.run import VERSION, of_split, opened
 from lofi_core.evaluation.records import write_whole
 
 __all__ = ["write_results"]
@@ -38,7 +38,7 @@ ENCODING: dict[str, Any] = {
 
 
 def write_results(
-    folder: Path, out: Path, arms: Sequence[Arm], facts: Mapping[str, Any]
+    folder: Path, out: Path, arms: Sequence[Planned], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Put a complete run's parts together.
 
@@ -46,7 +46,7 @@ def write_results(
     ----------
     folder, out : Path
         Of the run, and of the results.
-    arms : sequence of Arm
+    arms : sequence of Planned
         As they were run.
     facts : mapping
         What else ``experiment.json`` shall say.
@@ -58,16 +58,18 @@ def write_results(
     """
     out.mkdir(parents=True, exist_ok=True)
     tables: dict[str, list[pa.Table]] = {name: [] for name in ORDER}
-    seconds, first = 0.0, 0
+    first = 0
     for split in facts["scenes"]:
+        parts, mine = opened(folder, arms, split), of_split(arms, split)
+        place = {parts.numbers[repr(arm)]: first + i for i, arm in enumerate(mine)}
         for name, order in ORDER.items():
-            table, spent = read_parts(folder / split, name)
-            table = table.sort_by([(key, "ascending") for key in order])
-            numbers = pc.add(table["arm"], first).cast(pa.int16())
-            place = table.schema.get_field_index("arm")
-            tables[name].append(table.set_column(place, "arm", numbers))
-            seconds += spent if name == "answers" else 0
-        first += len(of_split(arms, split))
+            table = parts.read(name)
+            table = table.filter(pc.is_in(table["arm"], pa.array(place, pa.int16())))
+            numbers = pa.array([place[n] for n in table["arm"].to_pylist()], pa.int16())
+            column = table.schema.get_field_index("arm")
+            table = table.set_column(column, "arm", numbers)
+            tables[name].append(table.sort_by([(key, "ascending") for key in order]))
+        first += len(mine)
     whole = {"arms": _arms(arms, facts["scenes"])}
     whole |= {name: pa.concat_tables(parts) for name, parts in tables.items()}
     exact = [i for i, arm in enumerate(whole["arms"]["group"].to_pylist()) if arm in UNPRUNED]
@@ -79,15 +81,15 @@ def write_results(
         marked = table.replace_schema_metadata({"lofi.experiment": str(VERSION)})
         write_whole(path, partial(pq.write_table, marked, **ENCODING))
         hashes[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    experiment = {**facts, "seconds": round(seconds), "sha256": hashes}
+    experiment = {**facts, "sha256": hashes}
     text = json.dumps(experiment, indent=1) + "\n"
     write_whole(out / "experiment.json", lambda part: part.write_text(text))
     return experiment
 
 
-def _arms(arms: Sequence[Arm], scenes: Mapping[str, int]) -> pa.Table:
+def _arms(arms: Sequence[Planned], scenes: Mapping[str, int]) -> pa.Table:
     rows: list[dict[str, Any]] = []
-    for arm in (arm for split in scenes for arm in of_split(arms, split).values()):
+    for arm in (arm for split in scenes for arm in of_split(arms, split)):
         pruned = arm.group not in UNPRUNED
         rows.append(
             {

@@ -16,8 +16,8 @@ from book.ledger.evidence import Evidence, Figure
 from book.ledger.means import NoData
 from book.ledger.metrics import metric
 from lofi_core import LoFi, SceneVQA, ipr, leverage_scores, prune_inputs, scene_vlm, spectrum
-from lofi_core.evaluation.answers import chat_inputs
 from lofi_core.evaluation.cost import prefill_flops
+from lofi_core.vlm.prompts import chat_inputs
 
 __all__ = ["BENCHMARKS", "CAPABILITIES"]
 

@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lofi_core import LoFi, SceneVQA, ask, plots, prune_inputs, scene_vlm
-from lofi_core.evaluation.answers import chat_inputs
-from lofi_core.scenes.vqa import Scene
+from lofi_core.evaluation.questions import Scene
+from lofi_core.vlm.prompts import chat_inputs
 
 TARGET = Path(__file__).resolve().parents[1] / "static" / "flip.png"
 SCENES = 100

@@ -10,15 +10,16 @@ import torch
 import transformers
 
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.asking import arms
+from lofi_core.evaluation.arms import arms
 from lofi_core.evaluation.benchmarks import BENCHMARKS, load_benchmark
+from lofi_core.evaluation.questions import Scene
 from lofi_core.evaluation.records import read_records
 from lofi_core.evaluation.run import evaluate
 from lofi_core.pruners import pruner_names
 from lofi_core.scene_vlm import PATH
-from lofi_core.scenes.vqa import Scene, SceneVQA
+from lofi_core.scenes.vqa import SceneVQA
 
-__all__ = ["main"]
+__all__ = ["load", "main"]
 
 DESCRIPTION = """\
 Ask a vision-language model the questions of SceneVQA or of a public benchmark, unpruned and under
@@ -100,18 +101,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     try:
+        # First what is cheap to check: a misspelt name must not cost the loading of a model.
+        pruners = arms(options.pruners, options.budgets, options.seeds)
+        if options.out.exists() and not options.out.is_dir():
+            raise LofiError(f"evaluate: {options.out} is a file; expected a folder, or a new name")
         scenes, data = _data(options)
-        result = evaluate(
-            *_load(options),
-            scenes,
-            arms(options.pruners, options.budgets, options.seeds),
-            options.out,
-            data,
-            options.scenes if options.data == "scenevqa" else None,
-            options.images_per_batch,
-        )
+        n = options.scenes if options.data == "scenevqa" else None
+        model, processor = load(options.model, options.dtype, options.attention, options.device)
+        size = options.images_per_batch
+        result = evaluate(model, processor, scenes, pruners, options.out, data, n, size)
     except LofiError as error:
         parser.exit(2, f"error: {error}\n")
+    except KeyboardInterrupt as stop:
+        parser.exit(130, f"{stop or 'stopped; the same command goes on'}\n")
     if result is not None:
         records = read_records(result)
         print(f"{len(records):,} records of {records.arm.nunique()} arms in {result}")
@@ -126,16 +128,35 @@ def _data(options: argparse.Namespace) -> tuple[Sequence[Scene], str]:
     return scenes, f"load_benchmark({options.data!r}, {options.scenes}, seed={seed})"
 
 
-def _load(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Load the model, on this process's GPU if there are several, and its processor."""
-    device = options.device
+def load(name: str, dtype: str, attention: str, device: str) -> tuple[Any, Any]:
+    """Load the model, on this process's GPU if there are several, and its processor.
+
+    Raises
+    ------
+    LofiError
+        If there is no such model, device or attention back-end. Weights are read from safetensors
+        only, and no code of the model's own is run.
+    """
+    place = device
     if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    model = transformers.AutoModelForImageTextToText.from_pretrained(
-        options.model, dtype=getattr(torch, options.dtype), attn_implementation=options.attention
-    )
-    processor = transformers.AutoProcessor.from_pretrained(options.model)
-    return model.to(device).eval(), processor
+        place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        model = transformers.AutoModelForImageTextToText.from_pretrained(
+            name,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        return model.to(place).eval(), processor
+    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise LofiError(
+            f"evaluate: {name} on {device}, attention {attention}: "
+            f"{reason}; expected a folder or hub id of an image-text-to-text model with "
+            "safetensors, and a device and back-end that this machine has"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -1,84 +1,40 @@
-"""Ask the questions of a block of images under several pruners, encoding each image once.
+"""Ask a model questions about images: the one way in which this library does it."""
 
-An *arm* is a pruner with all its parameters. All arms start from the same encoded images, and a
-pruner that acts before the language model chooses once per image, not once per question.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import pandas as pd
 
-from lofi_core.evaluation.answers import chat_inputs
-from lofi_core.evaluation.replies import judge, spellings
-from lofi_core.pruners import InsidePruner, Pruner, Random, Selection, VisualTokens, get_pruner
-from lofi_core.scenes.questions import Question
-from lofi_core.scenes.vqa import Scene
-from lofi_core.vlm.encoding import EncodedInputs, encode_inputs
-from lofi_core.vlm.inside import pruning_inside
-from lofi_core.vlm.masks import with_facts
+from lofi_core.errors import LofiError
+from lofi_core.evaluation.arms import UNPRUNED, Arm, as_arm
+from lofi_core.evaluation.block import Block, Reply, visual_tokens
+from lofi_core.evaluation.questions import Scene
+from lofi_core.evaluation.replies import judge
+from lofi_core.pruners import ClipText, Pruner
 from lofi_core.vlm.report import ImageReport
-from lofi_core.vlm.sharing import share
 
-__all__ = ["UNPRUNED", "arms", "ask_arms"]
-
-UNPRUNED = Random(keep=1.0)
-LONGEST_REPLY = 16  # tokens of an answer in free text
+__all__ = ["ask", "ask_arms", "rows_of"]
 
 
-def arms(
-    names: Sequence[str], budgets: Sequence[float], seeds: Sequence[int] = (0,), **parameters: Any
-) -> list[Pruner]:
-    """Every named pruner at every budget, and with every seed if it has one.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Registered pruners.
-    budgets : sequence of float in (0, 1]
-        Their ``keep``.
-    seeds : sequence of int
-        For the pruners that have a seed.
-    parameters
-        What else all of them are given.
-
-    Raises
-    ------
-    LofiError
-        As `lofi_core.pruners.get_pruner`.
-
-    Examples
-    --------
-    >>> arms(["random", "norm"], [0.5], seeds=[0, 1])
-    [Random(keep=0.5, seed=0), Random(keep=0.5, seed=1), Norm(keep=0.5)]
-    """
-    made = []
-    for name in names:
-        for keep in budgets:
-            pruner = get_pruner(name, keep=keep, **parameters)
-            if hasattr(pruner, "seed") and "seed" not in parameters:
-                made += [get_pruner(name, keep=keep, seed=s, **parameters) for s in seeds]
-            else:
-                made.append(pruner)
-    return made
-
-
-@torch.inference_mode()
 def ask_arms(
-    model: Any, processor: Any, scenes: Sequence[Scene], pruners: Sequence[Pruner]
+    model: Any,
+    processor: Any,
+    scenes: Sequence[Scene],
+    pruners: Sequence[Pruner | Arm],
+    clip: ClipText | None = None,
 ) -> list[dict[str, Any]]:
-    """Ask every question of every scene under every pruner, in one batch a pruner.
+    """Ask every question of a block of scenes under every arm.
 
     Parameters
     ----------
     model, processor
-        As `lofi_core.evaluation.answers.ask` takes them.
+        From ``AutoModelForImageTextToText`` and ``AutoProcessor``.
     scenes : sequence of Scene
-        Images with at least one question each.
-    pruners : sequence of Pruner
-        The arms, of either kind: acting before or inside the language model.
+        Images with at least one question each; all are encoded together.
+    pruners : sequence of Pruner or Arm
+        The arms; a pruner stands for itself under the model's own conditions.
+    clip : ClipText, optional
+        The CLIP that completes pruners which compare patches with the question.
 
     Returns
     -------
@@ -89,121 +45,108 @@ def ask_arms(
     Raises
     ------
     LofiError
-        If a pruner cannot act on the model, or admissible answers cannot be told by their first
-        token.
+        If a pruner cannot act on the model, if two admissible answers begin alike, or if logits
+        are not finite.
     """
-    asked = [(i, n, q) for i, scene in enumerate(scenes) for n, q in enumerate(scene.questions)]
-    shown = [(scene.image, scene.questions[0].text) for scene in scenes]
-    chats = [(scenes[i].image, q.text) for i, _, q in asked]
-    alone, inputs = chat_inputs(processor, shown), chat_inputs(processor, chats)
-    needs = sorted({name for pruner in pruners for name in pruner.needs})
-    encoded = encode_inputs(model, alone.to(model.device, model.dtype), needs)
-    encoded = share(encoded, inputs.to(model.device, model.dtype), [i for i, _, _ in asked])
-    before = _visual(model, encoded.inputs["input_ids"])
-    tokenizer = processor.tokenizer
-    first = [spellings(tokenizer, q) for _, _, q in asked]
-    longest = 1 if all(first) else LONGEST_REPLY
-    rows = []
-    for arm, pruner in enumerate(pruners):
-        logits, said, tokens, reports = _run(model, encoded, pruner, longest)
-        texts = tokenizer.batch_decode(said, skip_special_tokens=True)
-        measured = _per_row(reports, [i for i, _, _ in asked])
-        for b, (i, n, q) in enumerate(asked):
-            rows.append(
-                {
-                    "arm": arm,
-                    "image": i,
-                    "number": n,
-                    "scene": scenes[i].id,
-                    **_asked(q),
-                    **judge(tokenizer, q, first[b], logits[b], texts[b]),
-                    "tokens_before": before[b],
-                    "tokens": tokens[b],
-                    "budget_measured": tokens[b] / before[b],
-                    **measured[b],
-                }
-            )
-    return rows
+    every = [as_arm(pruner) for pruner in pruners]
+    needs = sorted({name for arm in every for name in arm.pruner.needs})
+    block = Block(model, processor, scenes, needs, clip)
+    return [row for number, arm in enumerate(every) for row in rows_of(block, number, arm)]
 
 
-def _asked(q: Question) -> dict[str, Any]:
-    return {
-        "family": q.family,
-        "question": q.text,
-        "answer": q.answer,
-        "choices": list(q.choices),
-        "chance": 1 / len(q.choices) if q.choices else None,
-    }
+def rows_of(block: Block, number: int, arm: Arm) -> list[dict[str, Any]]:
+    """One row per question of a block, under the arm of this number."""
+    reply = block.ask(arm)
+    before = visual_tokens(block.model, block.inputs["input_ids"])
+    texts = reply.texts or [""] * len(block.asked)
+    margins: Sequence[float | None] = reply.margins or [None] * len(block.asked)
+    chosen = _chosen(block, reply)
+    return [
+        {
+            "arm": number,
+            "image": i,
+            "number": n,
+            "scene": block.scenes[i].id,
+            "family": q.family,
+            "question": q.text,
+            "answer": q.answer,
+            "choices": list(q.choices),
+            "chance": 1 / len(q.choices) if q.choices else None,
+            **judge(
+                block.processor.tokenizer, q, block.first[b], reply.logits[b], texts[b], margins[b]
+            ),
+            "tokens_before": before[b],
+            "tokens": reply.tokens[b],
+            "budget_measured": reply.tokens[b] / before[b],
+            **chosen[b],
+        }
+        for b, (i, n, q) in enumerate(block.asked)
+    ]
 
 
-def _run(
-    model: Any, encoded: EncodedInputs, pruner: Pruner, longest: int
-) -> tuple[Tensor, Tensor, list[float], list[ImageReport]]:
-    """Return the first token's logits (B, V) on the CPU, the tokens said, and what was pruned.
+def ask(
+    model: Any,
+    processor: Any,
+    scenes: Sequence[Scene],
+    pruner: Pruner | Arm | None = None,
+    images_per_batch: int = 8,
+) -> pd.DataFrame:
+    """Ask every question of every scene: `ask_arms` with one arm, a block of images at a time.
 
-    That is the visual tokens of a layer (B,), and the pruner's reports.
+    Parameters
+    ----------
+    model, processor
+        From ``AutoModelForImageTextToText`` and ``AutoProcessor``.
+    scenes : sequence of Scene
+        At least one, with questions of any kind.
+    pruner : Pruner or Arm, optional
+        What prunes the visual tokens; by default nothing does.
+    images_per_batch : int >= 1
+        Images whose questions are asked together.
+
+    Returns
+    -------
+    DataFrame
+        One row per question, in order, with the columns that `ask_arms` gives: ``scene``,
+        ``family``, ``question``, ``answer`` (the true one), ``predicted``, ``right``,
+        ``probabilities`` (of the admissible answers, in the order of ``Question.choices``),
+        ``margin``, ``chance`` (of a blind guess), ``tokens`` (visual tokens that reached the
+        language model), ...
+
+    Raises
+    ------
+    LofiError
+        As `ask_arms`, and for a batch of no images.
     """
-    if isinstance(pruner, InsidePruner):
-        with pruning_inside(model, pruner) as inside:
-            logits, said = _reply(model, encoded.prune(UNPRUNED), longest)
-        return logits, said, inside.entered[-1].double().mean(-1).tolist(), []
-    inputs = encoded.prune(_OncePerImage(inner=pruner))
-    logits, said = _reply(model, inputs, longest)
-    return logits, said, _visual(model, inputs["input_ids"]), inputs.report.images
+    if not isinstance(images_per_batch, int) or images_per_batch < 1:
+        raise LofiError(f"ask: images_per_batch={images_per_batch}; expected at least 1")
+    scenes, rows = list(scenes), []
+    arm = as_arm(UNPRUNED if pruner is None else pruner)
+    for start in range(0, max(1, len(scenes)), images_per_batch):
+        found = ask_arms(model, processor, scenes[start : start + images_per_batch], [arm])
+        rows += [row | {"image": row["image"] + start} for row in found]
+    return pd.DataFrame(rows)
 
 
-def _reply(model: Any, inputs: Mapping[str, Any], longest: int) -> tuple[Tensor, Tensor]:
-    """Answer with one token, or greedily with up to ``longest``."""
-    if longest == 1:
-        logits = model(**inputs, logits_to_keep=1).logits[:, -1].float().cpu()
-        return logits, logits.argmax(-1, keepdim=True)
-    options = {"max_new_tokens": longest, "do_sample": False, "num_beams": 1}
-    output = model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
-    said = output.sequences[:, inputs["input_ids"].shape[1] :]
-    return output.logits[0].float().cpu(), said
-
-
-def _visual(model: Any, ids: Tensor) -> list[float]:
-    """Count each row's visual tokens in the language model's input."""
-    return (ids == model.config.image_token_id).sum(-1).tolist()
-
-
-def _per_row(reports: Sequence[ImageReport], images: Sequence[int]) -> list[dict[str, Any]]:
-    """Sum up the reports on each row's pictures; the time is that of all rows of an image."""
-    if not reports:  # inside the language model there is no choice of tokens to report
-        return [dict.fromkeys(("ipr_before", "ipr_after", "kept", "seconds"))] * len(images)
-    seconds: dict[int, float] = dict.fromkeys(images, 0.0)
-    for report in reports:
-        seconds[images[report.row]] += report.seconds
+def _chosen(block: Block, reply: Reply) -> list[dict[str, Any]]:
+    """Summarise the reports on each question's image; ``seconds`` is the time for all its rows."""
+    nothing = dict.fromkeys(("ipr_before", "ipr_after", "kept", "seconds"))
+    if not reply.reports:  # inside the language model there is no choice of tokens to report
+        return [dict(nothing) for _ in block.asked]
+    by_row: dict[int, list[ImageReport]] = {}
+    seconds: dict[int, float] = dict.fromkeys(block.rows, 0.0)
+    for b, report in reply.reports:
+        by_row.setdefault(b, []).append(report)
+        seconds[block.rows[b]] += report.seconds
     rows = []
-    for row, image in enumerate(images):
-        mine = [report for report in reports if report.row == row]
+    for b, image in enumerate(block.rows):
+        found = by_row.get(b) or by_row[block.rows.index(image)]
         rows.append(
             {
-                "ipr_before": sum(report.ipr_before for report in mine) / len(mine),
-                "ipr_after": sum(report.ipr_after for report in mine) / len(mine),
-                "kept": [report.kept.tolist() for report in mine],
+                "ipr_before": sum(report.ipr_before for report in found) / len(found),
+                "ipr_after": sum(report.ipr_after for report in found) / len(found),
+                "kept": [report.kept.tolist() for report in found],
                 "seconds": seconds[image],
             }
         )
     return rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OncePerImage(Pruner):
-    """Choose once for neighbouring rows that hold the same image."""
-
-    inner: Pruner
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.inner.needs
-
-    def select(self, tokens: VisualTokens) -> Selection:
-        X = tokens.projected
-        fresh = torch.ones(len(X), dtype=torch.bool, device=X.device)
-        fresh[1:] = (X[1:] != X[:-1]).flatten(1).any(1)
-        chosen = self.inner(with_facts(tokens, lambda x: x[fresh]))
-        which = (fresh.cumsum(0) - 1).tolist()
-        merged = None if chosen.tokens is None else tuple(chosen.tokens[i] for i in which)
-        return Selection(tuple(chosen.kept[i] for i in which), merged)

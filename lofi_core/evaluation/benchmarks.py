@@ -1,7 +1,7 @@
 """Public benchmarks as scenes with questions, streamed from the Hugging Face hub.
 
 One adapter a benchmark turns a row, under the column names that it has on the hub, into a
-`lofi_core.scenes.questions.Question` about an image:
+`lofi_core.evaluation.questions.Question` about an image:
 
     pope        lmms-lab/POPE         yes or no; the family is the way objects were sampled
     scienceqa   lmms-lab/ScienceQA    letters of two to five options; questions with an image
@@ -11,7 +11,7 @@ One adapter a benchmark turns a row, under the column names that it has on the h
 
 Options are listed, and short answers asked for, in the words of LLaVA-1.5's evaluation (Liu et al.
 2024, arXiv 2310.03744), with which the models' published scores were taken. Questions without
-``choices`` are free-form: their answers are compared by `lofi_core.evaluation.free_text.normalise`.
+``choices`` are free-form: their answers are compared by `lofi_core.evaluation.replies.normalise`.
 """
 
 from collections import Counter
@@ -25,10 +25,8 @@ from typing import Any
 from PIL import Image
 
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.free_text import normalise
-from lofi_core.evaluation.replies import OpenQuestion
-from lofi_core.scenes.questions import Question
-from lofi_core.scenes.vqa import Scene
+from lofi_core.evaluation.questions import Question, Scene
+from lofi_core.evaluation.replies import normalise
 
 __all__ = ["BENCHMARKS", "Benchmark", "load_benchmark"]
 
@@ -90,7 +88,7 @@ def load_benchmark(
     Returns
     -------
     list of Scene
-        One an image, with its questions, each once; without objects.
+        One an image, with its questions, each once.
 
     Raises
     ------
@@ -127,7 +125,7 @@ def load_benchmark(
             "one for each question: fetch the files again"
         )
     return [
-        Scene(f"{name}-{image}", pictures[image].convert("RGB"), (), tuple(asked.values()))
+        Scene(f"{name}-{image}", pictures[image].convert("RGB"), tuple(asked.values()))
         for image, asked in questions.items()
     ]
 
@@ -181,25 +179,25 @@ def _listed(question: str, hint: str | None, options: Mapping[str, str]) -> str:
 
 def _pope(row: Row) -> Question:
     answer = row["answer"].strip().lower()
-    return Question(row["category"], row["question"] + WORD, answer, ("yes", "no"), ())
+    return Question(row["category"], row["question"] + WORD, answer, ("yes", "no"))
 
 
 def _scienceqa(row: Row) -> Question:
     options = dict(zip("ABCDEFGH", row["choices"], strict=False))
     text = _listed(row["question"], row["hint"], options)
     letters = tuple(options)
-    return Question(row["subject"], text, letters[row["answer"]], letters, ())
+    return Question(row["subject"], text, letters[row["answer"]], letters)
 
 
 def _mmbench(row: Row) -> Question:
     options = {letter: row[letter] for letter in "ABCD" if row[letter] not in (None, "", "nan")}
     text = _listed(row["question"], row["hint"], options)
-    return Question(row["category"], text, row["answer"], tuple(options), ())
+    return Question(row["category"], text, row["answer"], tuple(options))
 
 
 def _gqa(row: Row) -> Question:
     answer = normalise(row["answer"])
-    return OpenQuestion(row["types"]["structural"], row["question"] + WORD, answer, (), ())
+    return Question(row["types"]["structural"], row["question"] + WORD, answer)
 
 
 def _textvqa(row: Row) -> Question:
@@ -208,7 +206,7 @@ def _textvqa(row: Row) -> Question:
     accepted = tuple(answer for answer, count in votes.items() if count >= 3)
     answer = votes.most_common(1)[0][0]
     text = row["question"].capitalize() + WORD
-    return OpenQuestion("textvqa", text, answer, (), (), accepted)
+    return Question("textvqa", text, answer, accepted=accepted)
 
 
 BENCHMARKS: dict[str, Benchmark] = {

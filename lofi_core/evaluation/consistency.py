@@ -93,7 +93,7 @@ def compare(
     Parameters
     ----------
     reference, candidate : DataFrame
-        One row a question, in any order, as `lofi_core.evaluation.answers.ask` returns them: the
+        One row a question, in any order, as `lofi_core.evaluation.asking.ask` returns them: the
         columns ``on``, ``predicted``, ``right`` and, for the last three measures,
         ``probabilities``.
     groups : str or sequence

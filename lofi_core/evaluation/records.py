@@ -1,13 +1,13 @@
-"""The folder of a run: per-sample records of one Parquet schema, and what they depend on.
+"""Records: one row per arm and question, in Parquet files of one schema.
 
-A file is either there in full or not at all: it is written under another name and then renamed.
-Its metadata hold the version of the schema, and `read_records` refuses any other.
+A file is either there in full or not at all: it is written under another name and then renamed. Its
+metadata hold the version of the schema, a file beside it its SHA-256; `read_records` raises an
+error for any other schema, and for a file that has changed.
 """
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,15 +22,13 @@ from lofi_core.errors import LofiError
 __all__ = [
     "SCHEMA",
     "VERSION",
-    "claim_folder",
     "fingerprint",
-    "merge_records",
     "read_records",
     "write_records",
     "write_whole",
 ]
 
-VERSION = 1
+VERSION = 2
 
 _COLUMNS: dict[str, tuple[Any, str]] = {
     "arm": (pa.int32(), "number of the arm, a pruner with all its parameters; 0 is unpruned"),
@@ -72,7 +70,7 @@ _COLUMNS: dict[str, tuple[Any, str]] = {
 
 SCHEMA = pa.schema(
     [pa.field(name, kind, metadata={"doc": doc}) for name, (kind, doc) in _COLUMNS.items()],
-    metadata={"lofi_core.evaluation.records": str(VERSION)},
+    metadata={"lofi_core.records": str(VERSION)},
 )
 
 
@@ -81,29 +79,6 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     part = path.with_name(f".{path.name}.{uuid4().hex}")
     write(part)
     os.replace(part, path)
-
-
-def claim_folder(folder: Path, plan: dict[str, Any]) -> None:
-    """Write a new run's plan to ``run.json``, or make sure that the folder holds the same run.
-
-    Raises
-    ------
-    LofiError
-        If it holds another one; the message names what differs.
-    """
-    (folder / "parts").mkdir(parents=True, exist_ok=True)
-    path = folder / "run.json"
-    if not path.exists():
-        write_whole(path, lambda part: part.write_text(json.dumps(plan, indent=1) + "\n"))
-    found = json.loads(path.read_text())
-    asked = json.loads(json.dumps(plan))
-    if found != asked:
-        names = sorted({*asked, *found})
-        odd = {k: (asked.get(k), found.get(k)) for k in names if asked.get(k) != found.get(k)}
-        raise LofiError(
-            f"claim_folder: {folder} holds another run; asked for and found: {odd}; expected the "
-            "same to resume: choose another folder"
-        )
 
 
 def fingerprint(model: Any) -> str:
@@ -115,27 +90,20 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_records(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write records to a Parquet file that appears when it is complete."""
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+def write_records(path: Path, table: pa.Table) -> None:
+    """Write records, and their SHA-256 beside them in the format of ``sha256sum``."""
     write_whole(path, lambda part: pq.write_table(table, part, compression="zstd"))
-
-
-def merge_records(path: Path, parts: Sequence[Path]) -> None:
-    """Write the records of all parts to one file, sorted by arm, image and question."""
-    table = pa.concat_tables([_read(part) for part in parts])
-    keys = [(name, "ascending") for name in ("arm", "image", "number")]
-    table = table.sort_by(keys)
-    write_whole(path, lambda part: pq.write_table(table, part, compression="zstd"))
+    line = f"{_sha256(path.read_bytes())}  {path.name}\n"
+    write_whole(_digest_of(path), lambda part: part.write_text(line))
 
 
 def read_records(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read records, one row a question and arm.
+    """Read records, one row per arm and question.
 
     Parameters
     ----------
     path : path-like
-        A file that `lofi_core.evaluation.run` wrote.
+        A file that `lofi_core.evaluation.run.evaluate` wrote.
 
     Returns
     -------
@@ -145,23 +113,36 @@ def read_records(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises
     ------
     LofiError
-        If there is no such file, if it is no Parquet file, or one of another schema.
+        If there is no such file, if it is not a Parquet file of this schema, or if it differs from
+        the SHA-256 beside it.
     """
-    return _read(Path(path)).to_pandas()
-
-
-def _read(path: Path) -> pa.Table:
+    path = Path(path)
     try:
-        table = pq.ParquetFile(path).read()
+        content = path.read_bytes()
+        digest = _digest_of(path)
+        if digest.exists() and digest.read_text().split()[:1] != [_sha256(content)]:
+            raise LofiError(
+                f"read_records: {path} differs from its SHA-256 in {digest.name}; expected the "
+                "file that the run wrote: delete both and run the same command again"
+            )
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
     except (OSError, pa.ArrowException) as error:
         raise LofiError(
             f"read_records: {path}: {error}; expected a Parquet file of records: if it was cut "
             "off, delete it and run again"
         ) from error
-    found = (table.schema.metadata or {}).get(b"lofi_core.evaluation.records", b"none").decode()
+    found = (table.schema.metadata or {}).get(b"lofi_core.records", b"none").decode()
     if found != str(VERSION) or not table.schema.equals(SCHEMA):
         raise LofiError(
             f"read_records: {path}: schema {found}, columns {table.schema.names}; expected schema "
             f"{VERSION}: repeat the run, or read it with the lofi_core that wrote it"
         )
-    return table
+    return table.to_pandas()
+
+
+def _digest_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

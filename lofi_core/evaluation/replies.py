@@ -1,76 +1,39 @@
-"""What a model's reply counts as: one of the admissible answers, or free text.
+"""What a reply counts as: one of the admissible answers, or normalised free text.
 
-Models spell the same answer in several ways: "yes", " Yes". With T(c) the first tokens of the
-spellings of choice c, and z the logits of the reply's first token, its probability among the
-admissible answers is
+With T(c) the first tokens of the spellings of choice c, and z the logits of the reply's first
+token, the probability of c among the admissible answers is
 
     p_c = sum_{t in T(c)} exp z_t / sum_{c'} sum_{t in T(c')} exp z_t .
 
-A question without admissible answers is answered in words, which
-`lofi_core.evaluation.free_text.normalise` brings into one form.
+A reply to a closed question counts as the choice that its most probable first token begins. Free
+text is compared after `normalise`; the confidence of such a reply is the least margin among its
+tokens.
 """
 
-from dataclasses import dataclass
+import re
+import unicodedata
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.free_text import normalise
-from lofi_core.scenes.questions import Question
+from lofi_core.evaluation.questions import Question
 
-__all__ = ["OpenQuestion", "judge", "spellings"]
+__all__ = ["judge", "least_margin", "normalise"]
 
-
-@dataclass(frozen=True)
-class OpenQuestion(Question):
-    """A question answered in free text; ``choices`` is empty.
-
-    Parameters
-    ----------
-    accepted : tuple of str
-        What else than ``answer`` is right, normalised.
-    """
-
-    accepted: tuple[str, ...] = ()
-
-
-def spellings(tokenizer: Any, q: Question) -> list[list[int]]:
-    """First tokens with which each of a question's choices may begin; empty for an open question.
-
-    A choice may be capitalised, and a space may stand before it. Tokens that begin two choices, and
-    those that stand for unknown words, tell nothing and are left out.
-
-    Raises
-    ------
-    LofiError
-        If nothing is left of a choice.
-    """
-    forms = [
-        {space + word for word in (choice, choice.capitalize()) for space in ("", " ")}
-        if choice.islower()
-        else {choice, f" {choice}"}
-        for choice in q.choices
-    ]
-    encoded = [
-        {tokenizer(form, add_special_tokens=False)["input_ids"][0] for form in sorted(spelt)}
-        for spelt in forms
-    ]
-    own = [
-        sorted(ids - {tokenizer.unk_token_id}.union(*(encoded[:c] + encoded[c + 1 :])))
-        for c, ids in enumerate(encoded)
-    ]
-    if not all(own):
-        raise LofiError(
-            f"spellings: among {q.choices}, some share their first token with others; expected "
-            "each to have one of its own: ask it as a question without choices"
-        )
-    return own
+_ARTICLES = {"a", "an", "the"}
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(number) for number, word in enumerate(_WORDS)}
 
 
 def judge(
-    tokenizer: Any, q: Question, ids: list[list[int]], logits: Tensor, text: str
+    tokenizer: Any,
+    q: Question,
+    first: list[list[int]],
+    logits: Tensor,
+    text: str,
+    margin: float | None = None,
 ) -> dict[str, Any]:
     """Score a reply.
 
@@ -79,33 +42,91 @@ def judge(
     tokenizer : tokenizer
         Of the model.
     q : Question
-        The question.
-    ids : list of list of int
-        Its `spellings`.
+    first : list of list of int
+        The question's `lofi_core.evaluation.questions.spellings`.
     logits : Tensor, shape (V,)
         Of the reply's first token.
     text : str
-        The reply; read for open questions only.
+        The reply; read for free-text questions only.
+    margin : float, optional
+        Confidence of a free-text reply, see `least_margin`.
 
     Returns
     -------
     dict
-        ``predicted``: the choice that the most probable token begins, or else its text; for an open
-        question the normalised reply. ``right``. ``probabilities`` of the choices and ``margin``,
-        the lead of the largest; an empty list and None for an open question.
+        ``predicted``: the choice that the most probable token begins, or else that token's text;
+        for free text the normalised reply. ``right``. ``probabilities`` of the choices, and
+        ``margin``, the lead of the largest; an empty list and the given margin for free text.
+
+    Raises
+    ------
+    LofiError
+        If the logits are not finite.
     """
+    if not bool(logits.isfinite().any()) or bool(logits.isnan().any()):
+        raise LofiError(
+            f"judge: the logits of {q.text!r} hold NaN or no finite value; expected numbers: are "
+            "the weights whole, and does the dtype hold the activations (float16 ends at 65504)?"
+        )
     if not q.choices:
         predicted = normalise(text)
-        right = predicted in {normalise(q.answer), *getattr(q, "accepted", ())}
-        return {"predicted": predicted, "right": right, "probabilities": [], "margin": None}
+        right = predicted in {normalise(q.answer), *q.accepted}
+        return {"predicted": predicted, "right": right, "probabilities": [], "margin": margin}
     top = int(logits.argmax())
-    found = [choice for choice, mine in zip(q.choices, ids, strict=True) if top in mine]
-    predicted = found[0] if found else tokenizer.decode([top]).strip()
-    probabilities = torch.stack([logits[mine].logsumexp(0) for mine in ids]).softmax(0)
-    largest = probabilities.topk(min(2, len(ids))).values.tolist()
+    begun = [choice for choice, ids in zip(q.choices, first, strict=True) if top in ids]
+    predicted = begun[0] if begun else tokenizer.decode([top]).strip()
+    mass = torch.stack([logits[ids].double().logsumexp(0) for ids in first])
+    probabilities = mass.softmax(0)
+    largest = probabilities.topk(min(2, len(first))).values.tolist()
     return {
         "predicted": predicted,
         "right": predicted == q.answer,
         "probabilities": probabilities.tolist(),
         "margin": largest[0] - sum(largest[1:]),
     }
+
+
+def least_margin(logits: Tensor, length: int) -> float:
+    """Smallest lead of the most probable token over the next, along a reply.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (T, V)
+        One row per generated token.
+    length : int in [1, T]
+        Tokens of the reply, its end token included.
+    """
+    largest = logits[:length].double().softmax(-1).topk(2, dim=-1).values
+    return float((largest[:, 0] - largest[:, 1]).min())
+
+
+def normalise(text: str) -> str:
+    """Bring an answer into a form in which equal means the same.
+
+    In this order: Unicode NFKC and case folding; commas between a digit and three digits go; every
+    character other than a letter, mark or digit becomes a space, but for a point between digits and
+    a minus before a number; English articles go; ``zero`` to ``ten`` become digits; single spaces.
+    Doing it twice changes nothing. Word order, plurals and synonyms are left as they are.
+
+    Examples
+    --------
+    >>> normalise("  The  Two red-hot CHILLIES!"), normalise("1,000.50 m"), normalise("It is -3°.")
+    ('2 red hot chillies', '1000.50 m', 'it is -3')
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    words = re.sub(r"[^\w\s]|_", _punctuation, folded).split()
+    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _punctuation(found: re.Match[str]) -> str:
+    """Return what takes the place of a character that is neither letter, digit nor space."""
+    before, mark = found.string[: found.start()], found[0]
+    after = found.string[found.end() :]
+    if unicodedata.category(mark)[0] == "M":
+        return mark
+    number = re.match(r"\d", after) is not None
+    if before[-1:].isdecimal():
+        if mark == "," and re.match(r"\d{3}(?!\d)", after):
+            return ""
+        return mark if mark == "." and number else " "
+    return mark if mark == "-" and number and not before[-1:].isalnum() else " "

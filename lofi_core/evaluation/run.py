@@ -1,48 +1,42 @@
-"""Evaluate a model under many pruners and keep every single answer.
+"""Evaluate a model under many arms and keep every single answer: resumable, sharded, checked.
 
-The data come in blocks of a few images. When all arms have answered a block, its records appear as
-one file, ``parts/00007.parquet``; a run that was killed goes on with the blocks that are missing.
-Process r of W takes the blocks r, r + W, ...; what is in a block does not depend on W, and whoever
-finds all blocks there puts them together, so the processes share nothing but a folder. The command
-line is ``python -m lofi_core.evaluation``.
+The command line is ``python -m lofi_core.evaluation``.
 """
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import transformers
-from tqdm import tqdm
 
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.asking import UNPRUNED, ask_arms
-from lofi_core.evaluation.records import (
-    VERSION,
-    claim_folder,
-    fingerprint,
-    merge_records,
-    write_records,
-)
-from lofi_core.pruners import Pruner
-from lofi_core.scenes.vqa import Scene
+from lofi_core.evaluation.arms import UNPRUNED, Arm, as_arm
+from lofi_core.evaluation.asking import rows_of
+from lofi_core.evaluation.block import Block
+from lofi_core.evaluation.parts import Run
+from lofi_core.evaluation.questions import Scene
+from lofi_core.evaluation.records import SCHEMA, VERSION, fingerprint, write_records
+from lofi_core.pruners import ClipText, Pruner
 
-__all__ = ["evaluate", "rank_and_world"]
+__all__ = ["evaluate", "model_facts"]
 
 
 def evaluate(
     model: Any,
     processor: Any,
     scenes: Sequence[Scene],
-    pruners: Sequence[Pruner],
+    pruners: Sequence[Pruner | Arm],
     folder: Path,
     data: str,
     n: int | None = None,
     images_per_batch: int = 8,
+    clip: ClipText | None = None,
 ) -> Path | None:
-    """Ask every question of the first ``n`` scenes, unpruned and under every pruner.
+    """Ask every question of the first ``n`` scenes, unpruned and under every arm.
 
     Environment variables ``RANK`` and ``WORLD_SIZE``, as ``accelerate launch`` sets them, say which
     part of the blocks is this process's.
@@ -50,11 +44,12 @@ def evaluate(
     Parameters
     ----------
     model, processor
-        As `lofi_core.evaluation.answers.ask` takes them.
+        As `lofi_core.evaluation.asking.ask` takes them.
     scenes : sequence of Scene
         ``SceneVQA``, or anything with the same fields. Only the block at hand is loaded.
-    pruners : sequence of Pruner
-        The arms after the unpruned one, which is always number 0.
+    pruners : sequence of Pruner or Arm
+        The arms after the unpruned one, which is always number 0. A folder that already holds other
+        arms of the same run keeps them, and these are added.
     folder : Path
         Where the run lives. Several processes, on several machines, need to see the same.
     data : str
@@ -63,6 +58,8 @@ def evaluate(
         How many scenes; by default all.
     images_per_batch : int
         Size of a block; all questions of its images are asked in one batch.
+    clip : ClipText, optional
+        For pruners that compare patches with the question.
 
     Returns
     -------
@@ -79,80 +76,58 @@ def evaluate(
     n = len(scenes) if n is None else n
     if not 1 <= n <= len(scenes) or images_per_batch < 1:
         raise LofiError(
-            f"evaluate: n={n} of {len(scenes)} scenes, {images_per_batch} a batch; expected at "
+            f"evaluate: n={n} of {len(scenes)} scenes, {images_per_batch} per batch; expected at "
             "least one of each, and no more scenes than there are"
         )
-    plan = _plan(model, data, n, images_per_batch, pruners)
-    claim_folder(folder, plan)
-    every = [UNPRUNED, *pruners]
-    facts = [_facts(plan["run"], arm) for arm in every]
-    facts[0] |= {"pruner": "none", "parameters": "", "seed": None}
-    parts = [folder / "parts" / f"{b:05}.parquet" for b in range(-(-n // images_per_batch))]
-    rank, world = rank_and_world()
-    mine = range(rank, len(parts), world)
-    todo = [b for b in mine if not parts[b].exists()]
-    # One bar for all processes. An argument disable=... would overrule TQDM_DISABLE.
-    bar = todo if rank else tqdm(todo, "blocks", len(mine), initial=len(mine) - len(todo))
-    for b in bar:
+    every = {repr(arm): arm for arm in map(as_arm, (UNPRUNED, *pruners))}
+    facts = model_facts(model) | {"data": data, "images_per_batch": images_per_batch}
+    run = Run(folder, {"schema": VERSION, "scenes": n, "run": facts}, [*every])
+
+    def ask(b: int, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, pa.Table]]]:
         start = b * images_per_batch
-        block = [scenes[i] for i in range(start, min(start + images_per_batch, n))]
-        rows = ask_arms(model, processor, block, every)
-        for row in rows:
-            row |= facts[row["arm"]]
-            row["image"] += start
-        write_records(parts[b], rows)
+        some = [scenes[i] for i in range(start, min(start + images_per_batch, n))]
+        needs = sorted({name for key in keys for name in every[key].pruner.needs})
+        block = Block(model, processor, some, needs, clip)
+        for key in keys:
+            fixed = facts | _arm_facts(every[key])
+            rows = rows_of(block, run.numbers[key], every[key])
+            rows = [row | fixed | {"image": row["image"] + start} for row in rows]
+            yield key, {"records": pa.Table.from_pylist(rows, schema=SCHEMA)}
+
+    if not run.fill(-(-n // images_per_batch), ask):
+        return None
     result = folder / "records.parquet"
-    if not result.exists():
-        if not all(part.exists() for part in parts):
-            return None
-        merge_records(result, parts)
+    table = run.read("records")
+    if not result.exists() or pq.read_metadata(result).num_rows != len(table):
+        order = [(name, "ascending") for name in ("arm", "image", "number")]
+        write_records(result, table.sort_by(order).replace_schema_metadata(SCHEMA.metadata))
     return result
 
 
-def _plan(model: Any, data: str, n: int, size: int, pruners: Sequence[Pruner]) -> dict[str, Any]:
-    """Everything that the records depend on."""
+def model_facts(model: Any) -> dict[str, Any]:
+    """Columns of a record that say which model answered, and with what."""
     try:
-        own = version("lofi-core")
+        release = version("lofi-core")
     except PackageNotFoundError:  # run from a checkout
-        own = "unknown"
+        release = "unknown"
     return {
-        "schema": VERSION,
-        "scenes": n,
-        "pruners": [repr(pruner) for pruner in pruners],
-        "run": {
-            "model": model.config.name_or_path,
-            "weights": fingerprint(model),
-            "data": data,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "attention": model.config.get_text_config()._attn_implementation,
-            "device": model.device.type,
-            "images_per_batch": size,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "lofi_core": own,
-        },
+        "model": model.config.name_or_path,
+        "weights": fingerprint(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.config.get_text_config()._attn_implementation,
+        "device": model.device.type,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "lofi_core": release,
     }
 
 
-def _facts(run: dict[str, Any], pruner: Pruner) -> dict[str, Any]:
-    """Return the columns that are the same in all of an arm's records."""
+def _arm_facts(arm: Arm) -> dict[str, Any]:
+    """Columns that are the same in all of an arm's records."""
+    if arm == Arm():
+        return {"pruner": "none", "parameters": "", "budget": 1.0, "seed": None}
+    pruner = arm.pruner
     budget = pruner.keep if isinstance(pruner.keep, int | float) else None
-    own = {"pruner": pruner.name, "parameters": repr(pruner), "budget": budget}
-    return run | own | {"seed": getattr(pruner, "seed", None)}
-
-
-def rank_and_world() -> tuple[int, int]:
-    """Rank of this process and number of processes, from the environment.
-
-    Raises
-    ------
-    LofiError
-        If ``RANK`` and ``WORLD_SIZE`` do not fit.
-    """
-    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-        raise LofiError(
-            f"evaluate: RANK={rank}, WORLD_SIZE={world} in the environment; expected 0 <= RANK < "
-            "WORLD_SIZE, as accelerate launch sets them: unset both for one process"
-        )
-    return int(rank), int(world)
+    parameters = repr(pruner) if arm.condition == Arm().condition else repr(arm)
+    seed = getattr(pruner, "seed", None)
+    return {"pruner": pruner.name, "parameters": parameters, "budget": budget, "seed": seed}

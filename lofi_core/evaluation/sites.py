@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lofi_core.errors import LofiError, check_tokens
-from lofi_core.ranks import EnergyRank, RankRule
+from lofi_core.leverage import EnergyRank, RankRule
 from lofi_core.spectrum import Spectrum, ipr, unit_scale
 
 __all__ = ["IPRS", "SiteReference", "text_iprs"]

@@ -16,8 +16,8 @@ from torch.nn.functional import cosine_similarity
 
 from lofi_core.errors import LofiError
 from lofi_core.evaluation.sites import SiteReference, text_iprs
+from lofi_core.leverage import EnergyRank, RankRule
 from lofi_core.pruners import Pruner
-from lofi_core.ranks import EnergyRank, RankRule
 from lofi_core.vlm.encoding import EncodedInputs
 from lofi_core.vlm.images import Picture
 

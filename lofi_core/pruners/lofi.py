@@ -22,12 +22,10 @@ from typing import Literal, SupportsIndex
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.leverage import leverage_scores, ridge_leverage_scores
-from lofi_core.projectors import Method
+from lofi_core.leverage import EnergyRank, Method, RankRule, leverage_scores, ridge_leverage_scores
 from lofi_core.pruners.base import ScorePruner
 from lofi_core.pruners.merging import group_means
 from lofi_core.pruners.tokens import Selection, VisualTokens
-from lofi_core.ranks import EnergyRank, RankRule
 
 __all__ = ["LoFi"]
 
@@ -46,8 +44,8 @@ class LoFi(ScorePruner, name="lofi"):
         Subtract the mean token first.
     site : {"projector", "encoder"}
         Read the tokens as the language model or as the projector receives them.
-    method : {"auto", "svd", "gram", "gram32", "subspace", "purify"}
-        How leverage is computed: by default as fast as device and shape allow.
+    method : {"auto", "svd", "gram"}
+        How leverage is computed, see `lofi_core.leverage.leverage_scores`.
     ridge : float > 0, optional
         Score by ridge leverage, ``diag(G (G + lambda I)^-1)``, in place of a rank; lambda in units
         of the mean eigenvalue.

@@ -12,14 +12,14 @@ a pivoted Cholesky. "leverage": K = G (G + lambda I)^-1, whose diagonal are the 
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
+from lofi_core.leverage import ridge_kernel
 from lofi_core.pruners.greedy import GreedyPruner, pivoted_cholesky
 from lofi_core.pruners.merging import group_means
 from lofi_core.pruners.tokens import Selection, VisualTokens
-from lofi_core.scaling import unit_scale
+from lofi_core.spectrum import unit_scale
 
 __all__ = ["DeflatedLoFi"]
 
@@ -67,7 +67,7 @@ class DeflatedLoFi(GreedyPruner, name="deflated-lofi"):
     def ranking(self, tokens: VisualTokens, m: int) -> Tensor:
         """Return the first m tokens in the order of choice, shape (B, m)."""
         X = unit_scale(tokens.projected, self.center)[0].double()
-        K = _ridge_projector(X, self.ridge) if self.kernel == "leverage" else X @ X.mT
+        K = ridge_kernel(X, self.ridge) if self.kernel == "leverage" else X @ X.mT
         return pivoted_cholesky(K, m)
 
     def select(self, tokens: VisualTokens) -> Selection:
@@ -76,17 +76,3 @@ class DeflatedLoFi(GreedyPruner, name="deflated-lofi"):
         if not self.merge:
             return selection
         return Selection(selection.kept, group_means(tokens.projected, selection.kept))
-
-
-def _ridge_projector(X: Tensor, ridge: float) -> Tensor:
-    """Return G (G + lambda I)^-1 = I - lambda (G + lambda I)^-1, by one Cholesky factor."""
-    N, D = X.shape[-2:]
-    T = X @ X.mT if N <= D else X.mT @ X
-    lam = ridge * T.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] / min(N, D)
-    lam = torch.where(lam > 0, lam, 1)
-    eye = torch.eye(T.shape[-1], dtype=T.dtype, device=T.device)
-    L, _ = torch.linalg.cholesky_ex(T + lam * eye)
-    if N <= D:
-        return eye - lam * torch.cholesky_inverse(L)
-    Y = torch.linalg.solve_triangular(L, X.mT, upper=False)
-    return Y.mT @ Y

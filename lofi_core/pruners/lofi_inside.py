@@ -12,9 +12,8 @@ from typing import SupportsIndex
 
 from torch import Tensor
 
-from lofi_core.leverage import leverage_scores
+from lofi_core.leverage import EnergyRank, RankRule, leverage_scores
 from lofi_core.pruners.inside import LayerView, OneStagePruner, Stage, top
-from lofi_core.ranks import EnergyRank, RankRule
 
 __all__ = ["LoFiInside"]
 

@@ -5,12 +5,12 @@ relation, digit reading (as TextVQA) and multiple choice (as MMBench and Science
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import permutations
 from typing import TypeVar
 
 from numpy.random import Generator
 
+from lofi_core.evaluation.questions import Question
 from lofi_core.scenes.drawing import COLORS, SHAPES, SIZES, SceneObject
 
 RELATIONS = ("left", "right", "above", "below")
@@ -19,17 +19,6 @@ COUNTS = ("0", "1", "2", "3", "4")
 DIGITS = tuple("0123456789")
 FAMILIES = ("existence", "attribute", "shape", "counting", "spatial", "digit", "choice")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with its true answer, all admissible answers and the objects it is about."""
-
-    family: str
-    text: str
-    answer: str
-    choices: tuple[str, ...]
-    about: tuple[int, ...]
 
 
 def draw_questions(

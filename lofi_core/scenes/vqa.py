@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image
 
 from lofi_core.errors import LofiError
+from lofi_core.evaluation.questions import Question, Scene
 from lofi_core.scenes.drawing import (
     COLORS,
     IMAGE_SIZE,
@@ -26,17 +26,14 @@ from lofi_core.scenes.drawing import (
     SceneObject,
     draw_scene,
 )
-from lofi_core.scenes.questions import COUNTS, Question, candidates, draw_questions, pick
+from lofi_core.scenes.questions import COUNTS, candidates, draw_questions, pick
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One image with its ground truth. ``id`` is unique over splits and seeds."""
+class DrawnScene(Scene):
+    """A scene whose objects are known. ``id`` is unique over splits and seeds."""
 
-    id: str
-    image: Image.Image
     objects: tuple[SceneObject, ...]
-    questions: tuple[Question, ...]
 
     @property
     def caption(self) -> str:
@@ -44,7 +41,7 @@ class Scene:
         return " , ".join(o.phrase for o in sorted(self.objects, key=lambda o: (o.x, o.y)))
 
 
-class SceneVQA(Sequence[Scene]):
+class SceneVQA(Sequence[DrawnScene]):
     """An index-addressable data set: ``SceneVQA(split, seed)[i]`` is the same on every machine.
 
     Parameters
@@ -80,12 +77,12 @@ class SceneVQA(Sequence[Scene]):
     def __len__(self) -> int:
         return SPLITS[self.split]
 
-    def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
+    def __getitem__(self, index: int) -> DrawnScene:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(f"SceneVQA: index {index} outside [0, {len(self)}).")
         objects, questions = self.describe(index)
         image = draw_scene(objects, self._rng(index, "image"), self.split)
-        return Scene(f"{self.split}-{self.seed}-{index}", image, objects, questions)
+        return DrawnScene(f"{self.split}-{self.seed}-{index}", image, questions, objects)
 
     def describe(self, index: int) -> tuple[tuple[SceneObject, ...], tuple[Question, ...]]:
         """Objects and questions of scene ``index``, without drawing its image."""

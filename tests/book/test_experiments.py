@@ -21,17 +21,18 @@ from book.experiments import load
 from book.experiments import run as runs
 from book.experiments.check import check, commit_seed
 from book.experiments.compact import probability_matrix, shorter, split_probabilities
-from book.experiments.plan import BUDGETS, CHOSEN, SCENES, SEEDS, SITE_SCENES, Arm, plan
+from book.experiments.plan import BUDGETS, CHOSEN, SCENES, SEEDS, SITE_SCENES, Planned, plan
 from book.experiments.results import FOLDER, Results, best_variants
-from book.experiments.run import missing_parts, run
+from book.experiments.run import run
 from book.experiments.tables import NONE_OF_THEM
 from book.experiments.trainings import FACTS as FACTS_OF_TRAININGS
 from book.experiments.trainings import trainings, write_trainings
 from book.experiments.variants import Compensated
 from book.experiments.writing import write_results
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.answers import ask
-from lofi_core.evaluation.asking import UNPRUNED
+from lofi_core.evaluation import parts
+from lofi_core.evaluation.arms import UNPRUNED, Condition
+from lofi_core.evaluation.asking import ask
 from lofi_core.pruners import (
     AveragePool,
     IPRBudget,
@@ -47,19 +48,30 @@ from lofi_core.scenes.vqa import SceneVQA
 LIMIT = 12e6  # bytes of committed results
 SMALL = {"test": 3, "validation": 2}
 FACTS = {"schema": runs.VERSION, "scenes": SMALL}
+
+
+def planned(group: str, label: str, pruner: Any = UNPRUNED, *place: Any, **facts: Any) -> Planned:
+    budget = place[0] if place else None
+    return Planned(group=group, label=label, pruner=pruner, budget=budget, **facts)
+
+
 ARMS = [
-    Arm("reference", "unpruned", UNPRUNED),
-    Arm("noise", "padding", UNPRUNED, how="padded"),
-    Arm("noise", "one question at a time", UNPRUNED, how="single"),
-    Arm("noise", "float64", UNPRUNED, how="model"),
-    Arm("main", "lofi", LoFi(keep=0.11), 0.11),
-    Arm("main", "pool", AveragePool(keep=0.11), 0.11),
-    Arm("main", "random", Random(keep=0.11, seed=1), 0.11),
-    Arm("main", "trim", get_pruner("trim", keep=0.5), 0.5, "conditioned"),
-    Arm("main", "fastv", get_pruner("fastv", keep=0.5, layer=1), 0.5, "inside"),
-    Arm("dynamic", "lofi dynamic", LoFi(keep=IPRBudget(mean=0.2)), 0.2),
-    Arm("reference", "unpruned", UNPRUNED, split="validation"),
-    Arm("ablation", "k = 4", LoFi(keep=0.22, rank=4), 0.22, split="validation", axis="rank"),
+    planned("reference", "unpruned"),
+    planned("noise", "padding", condition=Condition(packed=False, padding=32)),
+    planned(
+        "noise",
+        "one question at a time",
+        condition=Condition(packed=False, questions_per_batch=1),
+    ),
+    planned("noise", "float64", condition=Condition(dtype="float64")),
+    planned("main", "lofi", LoFi(keep=0.11), 0.11),
+    planned("main", "pool", AveragePool(keep=0.11), 0.11),
+    planned("main", "random", Random(keep=0.11, seed=1), 0.11),
+    planned("main", "trim", get_pruner("trim", keep=0.5), 0.5),
+    planned("main", "fastv", get_pruner("fastv", keep=0.5, layer=1), 0.5),
+    planned("dynamic", "lofi dynamic", LoFi(keep=IPRBudget(mean=0.2)), 0.2),
+    planned("reference", "unpruned", split="validation"),
+    planned("ablation", "k = 4", LoFi(keep=0.22, rank=4), 0.22, split="validation", axis="rank"),
 ]
 
 
@@ -75,8 +87,12 @@ def small_blocks() -> Any:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small run, shared by two processes in turn, and its results."""
     folder, out = (tmp_path_factory.mktemp(name) for name in ("run", "results"))
-    for rank in (1, 0):
-        run(folder, ARMS, SMALL, (rank, 2))
+    for rank in "10":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RANK", rank)
+            patch.setenv("WORLD_SIZE", "2")
+            finished = run(folder, ARMS, SMALL)
+    assert finished
     write_results(folder, out, ARMS, FACTS)
     return folder, out
 
@@ -192,22 +208,18 @@ def test_rounding() -> None:
 # 2. The run
 
 
-def parts(folder: Path) -> dict[str, pa.Table]:
-    return {str(p.relative_to(folder)): pq.read_table(p) for p in folder.rglob("*.parquet")}
-
-
 def command(folder: str) -> None:
     """What the killed process runs: it dies in its second block, before the answers are there."""
     runs.BLOCK = 2
-    write, count = runs.write_whole, iter(range(100))
+    write, count = parts.write_whole, iter(range(100))
 
     def dying(path: Path, how: Any) -> None:
-        if next(count) == 5:
+        if next(count) == 6:  # run.json twice, three tables, and one of the second block
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, how)
 
-    runs.write_whole = dying
-    run(Path(folder), ARMS, SMALL, (0, 1))
+    parts.write_whole = dying
+    run(Path(folder), ARMS, SMALL)
 
 
 def test_a_killed_run_resumes_to_the_same_tables(tmp_path: Path, done: tuple[Path, Path]) -> None:
@@ -215,20 +227,19 @@ def test_a_killed_run_resumes_to_the_same_tables(tmp_path: Path, done: tuple[Pat
     code += f"t.command({str(tmp_path)!r})"
     killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TQDM_DISABLE": "1"})
     assert killed.returncode == -signal.SIGKILL
-    assert missing_parts(tmp_path, SMALL) == 2
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "BLOCK", 2)
-        run(tmp_path, ARMS, SMALL, (0, 1))
-    assert missing_parts(tmp_path, SMALL) == 0
-    first, second = parts(done[0]), parts(tmp_path)
-    assert first.keys() == second.keys() and len(first) == 9
-    for name, table in first.items():
-        assert table.equals(second[name]), name
+    assert len(list(tmp_path.rglob("answers-*.parquet"))) == 1
+    assert run(tmp_path, ARMS, SMALL)
+    out = tmp_path / "out"
+    write_results(tmp_path, out, ARMS, FACTS)
+    for name in ("arms", "answers", "images", "sites"):
+        first, second = (pq.read_table(f / f"{name}.parquet") for f in (done[1], out))
+        assert first.equals(second), name
 
 
-def test_another_run_is_refused(done: tuple[Path, Path]) -> None:
+def test_another_run_is_refused(done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "BLOCK", 3)
     with pytest.raises(LofiError, match="holds another run"):
-        run(done[0], ARMS[:4], {"test": 3}, (0, 1))
+        run(done[0], ARMS[:4], {"test": 3})
 
 
 def test_models_from_other_seeds_stand_beside_the_shipped(small: Results, tmp_path: Path) -> None:

@@ -19,7 +19,10 @@ PAGES = [
     *sorted((ROOT / "book").glob("*.md")),
     scene_vlm.PATH / "README.md",
 ]
-BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
+# a block of Python, and the block of text that shows what it prints, if one follows
+BLOCK = re.compile(
+    r"^```python\n(.*?)^```\n(?:\n(?:prints\n\n)?```text\n(.*?)^```\n)?", re.M | re.S
+)
 NUMBER = re.compile(r"\d+\.\d+")
 END = "<end of block>"
 
@@ -40,7 +43,7 @@ def printed(codes: list[str], folder: Path = ROOT) -> list[str]:
 
 
 def same(shown: str, got: str) -> bool:
-    """Compare outputs: words exactly, decimals to 1e-3, but not how many milliseconds it took."""
+    """Compare outputs: words exactly, decimals to 1e-3, durations not at all."""
     shown, got = (re.sub(r"[\d.]+ ms", "some ms", text) for text in (shown, got))
     if NUMBER.sub("x", shown).split() != NUMBER.sub("x", got).split():
         return False

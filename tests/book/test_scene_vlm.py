@@ -21,9 +21,9 @@ from book.training.scene.vision import (
     text_embeds,
 )
 from lofi_core import SceneVQA, ask
-from lofi_core.evaluation.answers import chat_inputs
 from lofi_core.scene_vlm import CLIP_PATH, PATH
 from lofi_core.scenes.drawing import COLORS, SceneObject
+from lofi_core.vlm.prompts import chat_inputs
 
 
 @pytest.fixture(scope="module")

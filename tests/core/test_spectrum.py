@@ -242,3 +242,15 @@ def test_cuda_agrees_and_does_not_wait(center: bool) -> None:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(value.cpu(), ipr(X, center), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(path.cpu(), ipr_path(X, order, center), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e2, 1e5, 1e6])
+@pytest.mark.parametrize("place", [0, 10, 39])
+def test_centred_path_beside_a_massive_token(factor: float, place: int) -> None:
+    X = torch.randn(40, 24, generator=torch.Generator().manual_seed(0))
+    X[place] *= factor
+    path = ipr_path(X, torch.arange(40), center=True)
+    for m in (2, 5, 11, 40):
+        exact = X[:m].double().numpy()
+        s = np.linalg.svd(exact - exact.mean(0), compute_uv=False)
+        assert path[m - 1].item() == pytest.approx((s**4).sum() / (s**2).sum() ** 2, rel=1e-4)

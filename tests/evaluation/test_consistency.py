@@ -13,7 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from lofi_core.errors import LofiError
 from lofi_core.evaluation.consistency import MEASURES, compare, difference, excess_flips
 from lofi_core.evaluation.divergence import jensen_shannon, lead, stack, total_variation
-from lofi_core.evaluation.free_text import first_divergent_token, normalise
+from lofi_core.evaluation.replies import normalise
 from lofi_core.evaluation.statistics import clustered_means, holm, mcnemar
 
 CHOICES = {"existence": 2, "counting": 5, "digit": 10}
@@ -268,13 +268,3 @@ def test_normalised(text: str, expected: str) -> None:
 @settings(max_examples=200, deadline=None)
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
-
-
-@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
-@settings(deadline=None)
-def test_first_divergent_token(a: list[int], b: list[int]) -> None:
-    i = first_divergent_token(a, b)
-    if i is None:
-        assert a == b
-    else:
-        assert a[:i] == b[:i] and a[i : i + 1] != b[i : i + 1]

@@ -1,6 +1,7 @@
 """The runner: same answers as asking one by one, and the same table however it was interrupted."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from book.training.scene import build
 from lofi_core.errors import LofiError
 from lofi_core.evaluation import records as records_module
 from lofi_core.evaluation.__main__ import main
-from lofi_core.evaluation.answers import ask
-from lofi_core.evaluation.asking import UNPRUNED, arms, ask_arms
+from lofi_core.evaluation.arms import UNPRUNED, arms
+from lofi_core.evaluation.asking import ask, ask_arms
+from lofi_core.evaluation.block import Block
 from lofi_core.evaluation.consistency import compare
 from lofi_core.evaluation.records import SCHEMA, read_records
 from lofi_core.evaluation.run import evaluate
@@ -90,10 +92,10 @@ def command_line() -> None:
     def dying(*block: Any) -> Any:
         if os.environ.get("KILL_IN") == str(next(blocks)):
             os.kill(os.getpid(), signal.SIGKILL)
-        return ask_arms(*block)
+        return Block(*block)
 
     vars(lofi_core.evaluation.__main__).update(arms=lambda *_: PRUNERS)
-    vars(lofi_core.evaluation.run).update(ask_arms=dying)
+    vars(lofi_core.evaluation.run).update(Block=dying)
     main(sys.argv[1:])
 
 
@@ -161,12 +163,12 @@ def test_records(table: pa.Table) -> None:
     assert table.num_rows == 3 * SCENES * 7
     rows = table.to_pandas()
     assert rows.equals(rows.sort_values(["arm", "image", "number"]))
-    none, lofi, random = (rows[rows.arm == arm] for arm in range(3))
+    none, lofi, drawn = (rows[rows.arm == arm] for arm in range(3))
     assert set(none.pruner) == {"none"} and set(none.tokens) == {144}
     assert set(zip(lofi.pruner, lofi.budget, lofi.budget_measured, strict=True)) == {
         ("lofi", 0.25, 0.25)
     }
-    assert set(random.parameters) == {"Random(keep=0.5, seed=1)"} and set(random.seed) == {1}
+    assert set(drawn.parameters) == {"Random(keep=0.5, seed=1)"} and set(drawn.seed) == {1}
     assert lofi.seed.isna().all()
     assert rows.scene.unique().tolist() == [f"validation-0-{i}" for i in range(SCENES)]
     assert set(rows["dtype"]) == {"float32"}
@@ -174,11 +176,11 @@ def test_records(table: pa.Table) -> None:
     assert result.flip_rate.value > 0 and result.jensen_shannon.value > 0
 
 
-@pytest.mark.parametrize("moment", range(4))
+@pytest.mark.parametrize("moment", range(6))
 def test_a_run_that_dies_before_any_rename_resumes(
     loaded: tuple[Any, Any], tmp_path: Path, table: pa.Table, moment: int
 ) -> None:
-    """Plan, two parts, table: four files appear, and the run dies just before each of them."""
+    """Plan, its arms, two parts, table, its digest: the run dies just before each file appears."""
     left = iter(range(moment))
     rename = os.replace
 
@@ -191,8 +193,8 @@ def test_a_run_that_dies_before_any_rename_resumes(
         patch.setattr(records_module.os, "replace", dying)
         with pytest.raises(KeyboardInterrupt):
             run(loaded, tmp_path)
-    assert not (tmp_path / "records.parquet").exists()
-    assert len(list((tmp_path / "parts").glob("*.parquet"))) == max(0, min(moment - 1, 2))
+    assert (tmp_path / "records.parquet").exists() == (moment == 5)
+    assert len(list((tmp_path / "parts").glob("*.parquet"))) == max(0, min(moment - 2, 2))
     path = run(loaded, tmp_path)
     assert path is not None and same_always(path).equals(table)
 
@@ -231,26 +233,113 @@ def test_two_processes_make_the_table_of_one(folder: Path, tmp_path: Path, table
 
 def test_another_run_is_refused(loaded: tuple[Any, Any], tmp_path: Path) -> None:
     run(loaded, tmp_path, n=1)
-    for change in ({"n": 2}, {"pruners": [Norm()]}, {"images_per_batch": 3}, {"data": "other"}):
+    for change in ({"n": 2}, {"images_per_batch": 3}, {"data": "other"}):
         with pytest.raises(LofiError, match="holds another run"):
             run(loaded, tmp_path, **{"n": 1} | change)
     weight = loaded[0].lm_head.weight
+    kept = weight.data[0, 0].clone()
     weight.data[0, 0] += 1
     with pytest.raises(LofiError, match="weights"):
         run(loaded, tmp_path, n=1)
-    weight.data[0, 0] -= 1
+    weight.data[0, 0] = kept
 
 
 def test_damaged_parts_are_refused(loaded: tuple[Any, Any], tmp_path: Path) -> None:
-    path = run(loaded, tmp_path, n=2, images_per_batch=1)
+    settings = {"n": 2, "images_per_batch": 1}
+    path = run(loaded, tmp_path, **settings)
     assert path is not None
-    path.unlink()
-    part = tmp_path / "parts/00000.parquet"
-    part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(LofiError, match="delete it and run again"):
-        run(loaded, tmp_path, n=2, images_per_batch=1)
+    whole = same_always(path)
+    part, other = sorted((tmp_path / "parts").iterdir())
+    content = part.read_bytes()
+    generator = random.Random(0)
+    for _ in range(40):  # one flipped bit, anywhere
+        place = generator.randrange(len(content))
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << generator.randrange(8)
+        part.write_bytes(flipped)
+        with pytest.raises(LofiError, match="delete the file and run the same command again"):
+            run(loaded, tmp_path, **settings)
+    part.write_bytes(other.read_bytes())  # the part of another block
+    with pytest.raises(LofiError, match="delete the file"):
+        run(loaded, tmp_path, **settings)
     part.unlink()
-    assert run(loaded, tmp_path, n=2, images_per_batch=1) == path
+    again = run(loaded, tmp_path, **settings)
+    assert again == path and same_always(path).equals(whole)
+
+
+def test_a_damaged_table_is_refused(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    path = run(loaded, tmp_path, n=1)
+    assert path is not None and len(read_records(path)) == 3 * 7
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(LofiError, match="differs from its SHA-256"):
+        read_records(path)
+
+
+def test_parts_of_another_run_are_refused(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    run(loaded, tmp_path / "a", n=1)
+    run(loaded, tmp_path / "b", n=1, data="other")
+    (part,), (strange,) = ((tmp_path / name / "parts").iterdir() for name in "ab")
+    (tmp_path / "a" / "parts" / strange.name).write_bytes(strange.read_bytes())
+    part.unlink()
+    with pytest.raises(LofiError, match="a part of another run"):
+        run(loaded, tmp_path / "a", n=1)
+
+
+def test_an_arm_is_added_to_a_run(loaded: tuple[Any, Any], tmp_path: Path, table: pa.Table) -> None:
+    run(loaded, tmp_path, pruners=PRUNERS[:1])
+    path = run(loaded, tmp_path)
+    assert path is not None and same_always(path).equals(table)
+    path = run(loaded, tmp_path, pruners=[Norm(keep=0.25)])
+    assert path is not None and read_records(path).arm.nunique() == 4
+
+
+def test_weights_that_are_not_numbers(loaded: tuple[Any, Any]) -> None:
+    weight = loaded[0].lm_head.weight
+    kept = weight.data[0, 0].clone()
+    weight.data[0, 0] = float("nan")
+    try:
+        with pytest.raises(LofiError, match="NaN or no finite value"):
+            ask(*loaded, [DATA[0]])
+    finally:
+        weight.data[0, 0] = kept
+
+
+def test_a_stopped_run_says_how_to_go_on(
+    loaded: tuple[Any, Any], tmp_path: Path, table: pa.Table
+) -> None:
+    def stopping(*block: Any) -> Any:
+        if block[2][0].id.endswith("-2"):
+            raise KeyboardInterrupt
+        return Block(*block)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lofi_core.evaluation.run.Block", stopping)
+        with pytest.raises(KeyboardInterrupt, match="stopped after 1 of 2 blocks"):
+            run(loaded, tmp_path)
+    path = run(loaded, tmp_path)
+    assert path is not None and same_always(path).equals(table)
+
+
+def test_what_can_be_checked_is_checked_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    for words in (
+        [str(tmp_path / "a"), "--model", "/no/such", "--pruners", "lofy"],
+        [str(file), "--model", "/no/such"],
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        message = capsys.readouterr().err
+        assert message.startswith("error: ") and "/no/such" not in message
+    for options in (["--model", "/no/such"], ["--attention", "none"], ["--device", "cuda:99"]):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(tmp_path / "a"), *options])
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message.startswith("error: evaluate: ") and "expected a folder or hub id" in message
 
 
 def test_other_schemas_are_refused(tmp_path: Path) -> None:
@@ -262,10 +351,10 @@ def test_other_schemas_are_refused(tmp_path: Path) -> None:
         read_records(path)
     for schema in (
         pa.schema([("a", pa.int8())]),
-        SCHEMA.with_metadata({"lofi_core.evaluation.records": "0"}),
+        SCHEMA.with_metadata({"lofi_core.records": "0"}),
     ):
         pq.write_table(schema.empty_table(), path)
-        with pytest.raises(LofiError, match="expected schema 1"):
+        with pytest.raises(LofiError, match="expected schema 2"):
             read_records(path)
     pq.write_table(SCHEMA.empty_table(), path)
     assert list(read_records(path).columns) == SCHEMA.names

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lofi_core import LofiError, SceneVQA
+from lofi_core.evaluation.questions import Question
 from lofi_core.scenes.drawing import (
     COLORS,
     IMAGE_SIZE,
@@ -19,7 +20,7 @@ from lofi_core.scenes.drawing import (
     SceneObject,
     handwritten_digits,
 )
-from lofi_core.scenes.questions import FAMILIES, Question
+from lofi_core.scenes.questions import FAMILIES
 
 N = 1500
 Described = tuple[tuple[SceneObject, ...], tuple[Question, ...]]

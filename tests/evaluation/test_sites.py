@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.answers import chat_inputs
 from lofi_core.evaluation.sites import IPRS, SiteReference, text_iprs
 from lofi_core.evaluation.states import compare_sites, read_sites
 from lofi_core.pruners import AveragePool, LoFi, Random
 from lofi_core.scene_vlm import load
 from lofi_core.scenes.vqa import SceneVQA
 from lofi_core.vlm.encoding import encode_inputs
+from lofi_core.vlm.prompts import chat_inputs
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -10,13 +10,12 @@ from tiny import TEXT, VISION
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lofi_core import LoFi, SceneVQA, prune_inputs
-from lofi_core.evaluation.answers import chat_inputs
-from lofi_core.evaluation.asking import UNPRUNED, ask_arms
-from lofi_core.evaluation.replies import OpenQuestion
+from lofi_core.evaluation.arms import UNPRUNED
+from lofi_core.evaluation.asking import ask_arms
+from lofi_core.evaluation.questions import Question, Scene
 from lofi_core.pruners import Random
-from lofi_core.scenes.questions import Question
-from lofi_core.scenes.vqa import Scene
 from lofi_core.vlm.overlay import kept_masks, seen
+from lofi_core.vlm.prompts import chat_inputs
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "<fake_token_around_image>"]
 SPECIAL += ["<global-img>", "<end_of_utterance>"]
@@ -59,23 +58,21 @@ def loaded() -> tuple[Any, Any]:
     return model, processor
 
 
-def scenes(q: type[Question], choices: tuple[str, ...]) -> list[Scene]:
+def scenes(choices: tuple[str, ...]) -> list[Scene]:
     """A square image of four crops and a wide one of two, each with two questions."""
     texts = ("Is there a red shape ?", "what is it ?")
-    questions = tuple(q(f"f{i}", text, "yes", choices, ()) for i, text in enumerate(texts))
+    questions = tuple(Question(f"f{i}", text, "yes", choices) for i, text in enumerate(texts))
     square, other = SceneVQA("validation")[0].image, SceneVQA("validation")[1].image
     wide = other.crop((0, 0, 144, 72))
-    return [Scene("square", square, (), questions), Scene("wide", wide, (), questions)]
+    return [Scene("square", square, questions), Scene("wide", wide, questions)]
 
 
 ARMS = [UNPRUNED, LoFi(keep=0.5), Random(keep=0.25)]
 
 
-@pytest.mark.parametrize(("kind", "choices"), [(Question, ("yes", "no")), (OpenQuestion, ())])
-def test_images_asked_together_and_alone(
-    loaded: tuple[Any, Any], kind: type[Question], choices: tuple[str, ...]
-) -> None:
-    data = scenes(kind, choices)
+@pytest.mark.parametrize("choices", [("yes", "no"), ()])
+def test_images_asked_together_and_alone(loaded: tuple[Any, Any], choices: tuple[str, ...]) -> None:
+    data = scenes(choices)
     together = pd.DataFrame(ask_arms(*loaded, data, ARMS))
     alone = pd.DataFrame([row for scene in data for row in ask_arms(*loaded, [scene], ARMS)])
     keys = ["arm", "scene", "family"]
@@ -91,7 +88,7 @@ def test_images_asked_together_and_alone(
 
 def test_crops_make_a_picture(loaded: tuple[Any, Any]) -> None:
     model, processor = loaded
-    picture = scenes(Question, ("yes", "no"))[1].image
+    picture = scenes(("yes", "no"))[1].image
     assert seen(processor, picture) is picture
     inputs = chat_inputs(processor, [(picture, "what is it ?")])
     report = prune_inputs(model, inputs, LoFi(keep=0.25)).report

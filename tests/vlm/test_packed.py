@@ -7,13 +7,16 @@ import torch
 from tiny import FAMILIES
 
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.answers import chat_inputs, first_tokens
-from lofi_core.evaluation.asking import UNPRUNED, ask_arms
+from lofi_core.evaluation.arms import UNPRUNED, Arm, Condition
+from lofi_core.evaluation.asking import ask_arms
+from lofi_core.evaluation.questions import spellings
+from lofi_core.evaluation.replies import judge
 from lofi_core.pruners import AveragePool, DeflatedLoFi, LoFi, PruMerge, Pruner, Random
 from lofi_core.scene_vlm import load
 from lofi_core.scenes.vqa import SceneVQA
 from lofi_core.vlm.encoding import encode_inputs
-from lofi_core.vlm.packed import Packed, pack
+from lofi_core.vlm.packing import Packed, pack
+from lofi_core.vlm.prompts import chat_inputs
 
 SCENES = [SceneVQA("validation")[i] for i in range(3)]
 ROWS = [i for i in range(3) for _ in range(7)]
@@ -43,7 +46,8 @@ def loaded() -> tuple[Any, Any]:
 def test_each_answer_is_that_of_the_question_alone(loaded: Any, attention: str) -> None:
     model, processor = loaded
     tokenizer = processor.tokenizer
-    rows = ask_arms(model, processor, SCENES, ARMS)
+    apart = [Arm(pruner=pruner, condition=Condition(packed=False)) for pruner in ARMS]
+    rows = ask_arms(model, processor, SCENES, apart)
     model.set_attn_implementation(attention)
     try:
         together = packed(model, processor)
@@ -52,7 +56,7 @@ def test_each_answer_is_that_of_the_question_alone(loaded: Any, attention: str) 
             output = together.run(arm)
             asked = [q for scene in SCENES for q in scene.questions]
             for row, logits, q in zip(mine, output.logits, asked, strict=True):
-                p = logits[first_tokens(tokenizer, q)].softmax(-1).tolist()
+                p = judge(tokenizer, q, spellings(tokenizer, q), logits, "")["probabilities"]
                 assert p == pytest.approx(row["probabilities"], abs=2e-5)
                 assert tokenizer.decode(int(logits.argmax())).strip() == row["predicted"]
             counts = [image.tokens_after for image in output.report.images]

@@ -10,7 +10,7 @@ from torch import Tensor
 from lofi_core.errors import LofiError
 from lofi_core.pruners import Random
 from lofi_core.vlm.encoding import encode_inputs
-from lofi_core.vlm.sharing import share
+from lofi_core.vlm.prompts import share
 
 
 def pictures(family: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

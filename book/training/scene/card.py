@@ -15,7 +15,7 @@ import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from book.training.scene.language import PREFIX
-from lofi_core.evaluation.answers import ask
+from lofi_core.evaluation.asking import ask
 from lofi_core.scenes.vqa import SceneVQA
 
 WEIGHTS = ("model.safetensors", "clip/model.safetensors")

@@ -21,8 +21,8 @@ from transformers import LlavaForConditionalGeneration
 
 from book.training.scene.build import tokenizer
 from book.training.scene.vision import GRID, covered_patches
+from lofi_core.evaluation.questions import Question
 from lofi_core.scenes.drawing import IMAGE_SIZE, SceneObject
-from lofi_core.scenes.questions import Question
 from lofi_core.scenes.vqa import SceneVQA
 
 PREFIX = "USER: <image>\n"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 
 from book.training.scene.build import PATCH_SIZE, tokenizer
+from lofi_core.evaluation.questions import Question
 from lofi_core.scenes.drawing import COLORS, IMAGE_SIZE, SHAPES, SIZES, SceneObject
-from lofi_core.scenes.questions import DIGITS, Question
+from lofi_core.scenes.questions import DIGITS
 from lofi_core.scenes.vqa import SceneVQA
 
 GRID = IMAGE_SIZE // PATCH_SIZE

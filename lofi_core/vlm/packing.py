@@ -113,10 +113,18 @@ def pack(encoded: EncodedInputs, inputs: Mapping[str, Any], images: Sequence[int
         raise LofiError(
             f"pack: a language model of type {text.model_type!r} with attention "
             f"{text._attn_implementation!r}; expected one of {LIKE_LLAMA} with 'sdpa' or 'eager': "
-            "ask one question a row"
+            "ask one question per row"
+        )
+    held = [picture.row for picture in encoded.pictures]
+    if held != list(range(len(encoded.inputs["input_ids"]))):
+        raise LofiError(
+            f"pack: pictures in rows {held}; expected one picture per prompt: ask one question per "
+            "row"
         )
     if getattr(text, "rope_parameters", None) and "mrope_section" in text.rope_parameters:
-        raise LofiError("pack: positions along several axes; expected one: ask one question a row")
+        raise LofiError(
+            "pack: positions along several axes; expected one: ask one question per row"
+        )
     prompts = [
         ids[mask.bool()]
         for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
@@ -129,7 +137,7 @@ def pack(encoded: EncodedInputs, inputs: Mapping[str, Any], images: Sequence[int
         if any(not torch.equal(ids[:s], prefix) for ids, s in zip(mine, starts, strict=True)):
             raise LofiError(
                 f"pack: the prompts about image {image} differ before its end; expected the "
-                "question after the image: ask one question a row"
+                "question after the image: ask one question per row"
             )
         parts = [prefix, *(ids[len(prefix) :] for ids in mine)]
         lengths = torch.tensor([len(part) for part in parts], device=prefix.device)

@@ -1,4 +1,4 @@
-"""Several questions about one picture: encode it once, and use what came out in every prompt."""
+"""Prompts about images: the chat template's batch, and several prompts that share one image."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -6,11 +6,38 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 
 from lofi_core.errors import LofiError
 from lofi_core.vlm.encoding import EncodedInputs
 
-__all__ = ["share"]
+__all__ = ["chat_inputs", "share"]
+
+
+def chat_inputs(processor: Any, asked: Sequence[tuple[Image.Image, str]]) -> Any:
+    """Put each (image, question) into the chat template; return one left-padded batch.
+
+    Parameters
+    ----------
+    processor : transformers processor with a chat template
+    asked : sequence of (PIL.Image.Image, str)
+        At least one.
+
+    Returns
+    -------
+    BatchFeature
+        ``input_ids`` (B, L), ``attention_mask`` (B, L), pixels, on the CPU.
+    """
+    chats = [
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+        for _, text in asked
+    ]
+    prompts = processor.apply_chat_template(chats, add_generation_prompt=True)
+    images = [[image] for image, _ in asked]
+    # Left, so that the last position of every row is where its answer begins.
+    return processor(
+        images=images, text=prompts, padding=True, padding_side="left", return_tensors="pt"
+    )
 
 
 def share(encoded: EncodedInputs, inputs: Mapping[str, Any], rows: Sequence[int]) -> EncodedInputs:

@@ -19,7 +19,7 @@ as (s_{b+1} / s_k)^2 a sweep; the cut at k is then made by purification in b dim
 import torch
 from torch import Tensor
 
-from lofi_core.scaling import ratio
+from lofi_core.spectrum import ratio
 
 __all__ = ["ROUNDING", "purify", "subspace_iteration"]
 
