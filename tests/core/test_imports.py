@@ -90,9 +90,9 @@ def test_import_adds_less_than_half_a_second() -> None:
 
 
 def test_submodules_are_reachable() -> None:
-    names = "lofi_core.evaluation.records.__name__, lofi_core.vlm.taps.__name__"
-    code = f"import lofi_core; print({names})"
-    assert run(code).stdout.split() == ["lofi_core.evaluation.records", "lofi_core.vlm.taps"]
+    paths = ["lofi_core.evaluation.records", "lofi_core.scenes.vqa", "lofi_core.vlm.taps"]
+    code = "import lofi_core; " + "; ".join(f"print({path}.__name__)" for path in paths)
+    assert run(code).stdout.split() == paths
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         lofi_core.nothing  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
