@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 from book.experiments import load
-from book.ledger.check import RECORD, check, record
+from book.ledger.check import RECORD, check, compute_all, record
 from book.ledger.claims import form, read
 from book.ledger.evidence import Evidence
-from book.ledger.quantities import compute
 
 __all__ = ["main"]
 
@@ -35,14 +34,19 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     evidence = Evidence(load(args.results) if args.results else load())
     if args.check:
-        problems = check(claims, json.loads(args.record.read_text()), compute(evidence))
-        print("\n".join(problems) or f"{len(claims)} claims are as recorded", file=sys.stderr)
+        recorded = json.loads(args.record.read_text())
+        problems = check(claims, recorded, compute_all(evidence, claims))
+        tests = sum(len(claim["tests"]) for claim in claims)
+        good = f"{len(claims)} claims are as recorded; none of {tests} tests holds in its control"
+        print("\n".join(problems) or good, file=sys.stderr)
         return bool(problems)
     made = record(evidence, claims)
     args.record.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     for name, found in made["verdicts"].items():
-        print(f"{found['verdict']:15} {name:22} {found['says']}")
-    return 0
+        print(f"{found['verdict']:17} {name:22} {found['says']}")
+    faults = check(claims, made, made)
+    print("\n".join(faults), file=sys.stderr)
+    return bool(faults)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,51 @@
 """The record: every quantity and verdict, and a check that computes them again.
 
-book/claims.yml says what is claimed and what would count as its replication. Quantities and
-verdicts go to book/results/metrics.json. On pages, ``{metric}`lofi.lead.random` `` stands for a
-quantity (see book/_ext/ledger_roles.py), so that prose cannot disagree with the record.
+book/claims.yml says what is claimed and what would count as its replication. Quantities, those of
+the controls, and verdicts go to book/results/metrics.json. On pages,
+``{metric}`lofi.lead.random` `` stands for a quantity (see book/_ext/ledger_roles.py), so that prose
+cannot disagree with the record.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import book.ledger.beside
+import book.ledger.costs
 import book.ledger.energy
 import book.ledger.exact
 import book.ledger.hazard
-import book.ledger.leads  # noqa: F401  (all five register their quantities)
+import book.ledger.leads  # noqa: F401  (all six register their quantities)
 from book.ledger.claims import ROOT, Claim, form
 from book.ledger.evidence import Evidence
 from book.ledger.quantities import compute
-from book.ledger.verdicts import Quantities, verdict
+from book.ledger.verdicts import Quantities, controls, verdict
 
-__all__ = ["RECORD", "check", "record"]
+__all__ = ["RECORD", "check", "compute_all", "record"]
 
 RECORD = ROOT / "book" / "results" / "metrics.json"
 RUN = ("schema", "data", "scenes", "site_scenes", "weights", "dtype", "attention", "device")
 
 
+def compute_all(evidence: Evidence, claims: list[Claim]) -> dict[str, Quantities]:
+    """Compute all quantities, and those of the controls."""
+    return {"metrics": compute(evidence), "controls": compute(evidence, controls(claims))}
+
+
 def record(evidence: Evidence, claims: list[Claim]) -> dict[str, Any]:
     """Compute all quantities and verdicts."""
-    quantities = compute(evidence)
-    run = evidence.results.experiment
+    found, run = compute_all(evidence, claims), evidence.results.experiment
+    verdicts = {c["id"]: verdict(c, found["metrics"], found["controls"]) for c in claims}
+    names = (*RUN, "versions", "commit")
     return {
-        "run": {name: run[name] for name in (*RUN, "versions", "commit") if name in run},
-        "metrics": quantities,
-        "verdicts": {claim["id"]: verdict(claim, quantities) for claim in claims},
+        "run": {name: run[name] for name in names if name in run},
+        **found,
+        "verdicts": verdicts,
     }
 
 
-def check(claims: list[Claim], recorded: dict[str, Any], fresh: Quantities) -> list[str]:
+def check(
+    claims: list[Claim], recorded: Mapping[str, Any], fresh: Mapping[str, Quantities]
+) -> list[str]:
     """Return what is wrong, one line each; an empty list is a ledger in order.
 
     Parameters
@@ -45,29 +55,49 @@ def check(claims: list[Claim], recorded: dict[str, Any], fresh: Quantities) -> l
     recorded
         The content of book/results/metrics.json.
     fresh
-        Quantities computed just now.
+        What `compute_all` returns just now.
     """
     if problems := form(claims):
         return problems
-    known = recorded["metrics"]
-    for key, quantity in fresh.items():
-        users = [c["id"] for c in claims for t in c["tests"] if t["metric"] == key]
-        by = ", ".join(dict.fromkeys(users)) or "no claim"
-        problems += [f"{by}: {key}: {what}" for what in _moved(quantity, known.get(key))]
-    problems += [f"{key}: recorded, and not computed" for key in known.keys() - fresh.keys()]
+    for part in ("metrics", "controls"):
+        known = recorded[part]
+        for key, quantity in fresh[part].items():
+            users = [
+                c["id"] for c in claims for t in c["tests"] if t["metric"] == key.split("~")[0]
+            ]
+            by = ", ".join(dict.fromkeys(users)) or "no claim"
+            problems += [f"{by}: {key}: {what}" for what in _moved(quantity, known.get(key))]
+        gone = known.keys() - fresh[part].keys()
+        problems += [f"{key}: recorded, and not computed" for key in gone]
     for claim in claims:
-        if absent := [t["metric"] for t in claim["tests"] if t["metric"] not in known]:
-            problems.append(f"{claim['id']}: no record of {', '.join(absent)}")
-            continue
-        expected, found = verdict(claim, known), recorded["verdicts"].get(claim["id"])
-        if found != expected:
-            said, now = found and found["verdict"], expected["verdict"]
-            what = f"recorded {said!r}, computed {now!r}" if said != now else "says something else"
-            problems.append(f"{claim['id']}: {what}")
-        elif (tests := verdict(claim, fresh)["tests"]) != found["tests"]:
-            problems.append(f"{claim['id']}: recorded {found['tests']}, computed {tests}")
+        problems += [f"{claim['id']}: {what}" for what in _stale(claim, recorded, fresh)]
     strangers = recorded["verdicts"].keys() - {claim["id"] for claim in claims}
     return problems + [f"{name}: recorded, and no claim" for name in sorted(strangers)]
+
+
+def _stale(claim: Claim, recorded: Mapping[str, Any], fresh: Mapping[str, Quantities]) -> list[str]:
+    """Return how a claim's verdict differs from its record, and which controls hold."""
+    if absent := [t["metric"] for t in claim["tests"] if t["metric"] not in recorded["metrics"]]:
+        return [f"no record of {', '.join(absent)}"]
+    made = verdict(claim, fresh["metrics"], fresh["controls"])
+    problems = [
+        f"{test['metric']} holds in its control ({test['control']}): the test can't fail"
+        for test, found in zip(claim["tests"], made["controls"], strict=True)
+        if found == "holds"
+    ]
+    try:
+        expected = verdict(claim, recorded["metrics"], recorded["controls"])
+    except KeyError as key:
+        return [*problems, f"no record of {key}"]
+    found = recorded["verdicts"].get(claim["id"])
+    if found != expected:
+        said, now = found and found["verdict"], expected["verdict"]
+        what = f"recorded {said!r}, computed {now!r}" if said != now else "says something else"
+        return [*problems, what]
+    for name in ("tests", "controls", "views"):
+        if made[name] != found[name]:
+            problems.append(f"{name} recorded {found[name]}, computed {made[name]}")
+    return problems
 
 
 def _moved(fresh: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list[str]:
@@ -82,12 +112,15 @@ def _moved(fresh: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list
     if "missing" in fresh or "missing" in recorded:
         return [] if fresh == recorded else [f"recorded {recorded}, computed {fresh}"]
     problems = []
-    if fresh["unit"] != "error":
-        room = 1e-6 + 0.05 * (fresh["high"] - fresh["low"])
-        for name, slack in (("value", 1e-6), ("low", room), ("high", room)):
-            if not abs(fresh[name] - recorded[name]) <= slack:  # NaN has moved, too
-                problems.append(f"{name} recorded {recorded[name]:.6g}, computed {fresh[name]:.6g}")
-    for name in fresh.keys() - {"value", "low", "high"}:
-        if fresh[name] != recorded.get(name):
-            problems.append(f"{name} recorded {recorded.get(name)!r}, computed {fresh[name]!r}")
+    room = 1e-6 + 0.05 * (fresh["high"] - fresh["low"])
+    slack = {"value": 1e-6, "low": room, "high": room, "least": 1e-6, "most": 1e-6}
+    for name, now in fresh.items():
+        then = recorded.get(name)
+        if name in slack and now is not None and then is not None:
+            if (
+                fresh["unit"] != "error" and not abs(now - then) <= slack[name]
+            ):  # NaN has moved, too
+                problems.append(f"{name} recorded {then:.6g}, computed {now:.6g}")
+        elif now != then:
+            problems.append(f"{name} recorded {then!r}, computed {now!r}")
     return problems

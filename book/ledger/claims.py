@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from book.ledger.quantities import METRICS
+from book.ledger.worlds import CELLS, ELSEWHERE, TABLES
 
 __all__ = ["CLAIMS", "Claim", "claims_of", "form", "read", "typed"]
 
@@ -23,6 +24,7 @@ FIELDS = (
     *("id", "source", "from", "quote", "statement", "about", "kind"),
     *("tests", "notebook", "profile", "cost"),
 )
+CONTROLS = {*CELLS, *TABLES, *ELSEWHERE}
 NUMBER = re.compile(r"(?<![\w.])[-+±−]?\d+\.\d+(?= ?(?:%|points|per cent))")
 
 
@@ -49,8 +51,8 @@ def form(claims: list[Claim]) -> list[str]:
 
 
 def _lacks(claim: Claim) -> list[str]:
-    reason = "why" if claim.get("tests") else "not_attempted"
-    if missing := [field for field in (*FIELDS, reason) if field not in claim]:
+    reasons = ("why", "control") if claim.get("tests") else ("not_attempted",)
+    if missing := [field for field in (*FIELDS, *reasons) if field not in claim]:
         return [f"lacks {', '.join(missing)}"]
     problems = []
     if not (ROOT / f"{claim['notebook']}.ipynb").exists():
@@ -65,8 +67,10 @@ def _lacks(claim: Claim) -> list[str]:
     for test in claim["tests"]:
         if test["metric"] not in METRICS:
             problems.append(f"unknown metric {test['metric']}")
-        if test.keys() - {"metric"} not in CRITERIA[claim["kind"]]:
+        if test.keys() - {"metric", "control"} not in CRITERIA[claim["kind"]]:
             problems.append(f"{test} is no test of kind {claim['kind']}")
+        if test.get("control") not in CONTROLS:
+            problems.append(f"control {test.get('control')}; expected one of {sorted(CONTROLS)}")
     return problems
 
 

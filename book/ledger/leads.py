@@ -9,6 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from book.ledger.evidence import Evidence
 from book.ledger.means import BUDGETS, KINDS
 from book.ledger.quantities import NoData, Quantity, metric
+from book.ledger.worlds import BOTH, COUNTING
 
 
 def _lead(e: Evidence, ahead: str, others: Sequence[str], what: str) -> Quantity:
@@ -23,18 +24,20 @@ def _lead(e: Evidence, ahead: str, others: Sequence[str], what: str) -> Quantity
         raise NoData(f"none of {', '.join(others)} at the asked budgets")
     leads = [m.lead(ahead, name, b) for name, b in budgets.items()]
     nearest = [*budgets][int(np.argmin([lead[0] for lead in leads]))]
-    asked = m.counts[:, m.cells["main", nearest, budgets[nearest][0]]]
-    images = int((asked > 0).sum())
-    n = images * int(np.median(m.counts[m.counts > 0]))
+    counted = m.asked("main", nearest, budgets[nearest][0])
     short = [f"{n} at {' and '.join(f'{x:.0%}' for x in b)}" for n, b in budgets.items()]
     some = "".join(f"; {s}" for s, b in zip(short, budgets.values(), strict=True) if b != BUDGETS)
     what = what.format(", ".join(budgets)) + some
-    return e.sampled(np.min(leads, axis=0), "points", what, n, images)
+    return e.sampled(np.min(leads, axis=0), "points", what, counted)
 
 
 def _lead_kind(e: Evidence, kind: str, names: tuple[str, ...]) -> Quantity:
+    """Lead over the best of a kind, or over random choice where that is better."""
+    if not any(e.means.fair(name) for name in names):
+        raise NoData(f"none of {', '.join(names)} at the asked budgets")
     which = kind.replace("_", " ")
-    return _lead(e, "lofi", names, f"agreement of LoFi minus the best of {{}} ({which})")
+    what = f"agreement of LoFi minus the best of {{}} ({which}, or random)"
+    return _lead(e, "lofi", [*names, "random"], what)
 
 
 def _lead_control(e: Evidence, name: str) -> Quantity:
@@ -42,34 +45,36 @@ def _lead_control(e: Evidence, name: str) -> Quantity:
 
 
 for _kind, _names in KINDS.items():
-    metric(f"lofi.lead.{_kind}", _kind, _names)(_lead_kind)
-for _name in ("random", "uniform", "norm", "pool", "anti-lofi"):
-    metric(f"lofi.lead.{_name}", _name)(_lead_control)
+    metric(f"lofi.lead.{_kind}", _kind, _names, views=BOTH)(_lead_kind)
+for _name in ("random", "uniform", "pool"):
+    metric(f"lofi.lead.{_name}", _name, views=BOTH)(_lead_control)
 
 
-@metric("deflated.lead.lofi")
+@metric("deflated.lead.lofi", views=BOTH)
 def _deflated(e: Evidence) -> Quantity:
     what = "agreement of deflated LoFi minus that of LoFi"
     return _lead(e, "deflated-lofi", ["lofi"], what)
 
 
-@metric("deflated.lead.best_published", "deflated-lofi", "deflated LoFi")
-@metric("lofi.lead.best_published", "lofi", "LoFi")
+@metric("deflated.lead.best_published", "deflated-lofi", "deflated LoFi", views=BOTH)
+@metric("lofi.lead.best_published", "lofi", "LoFi", views=BOTH)
 def _lead_best(e: Evidence, label: str, name: str) -> Quantity:
     what = f"agreement of {name} minus the best of the published methods ({{}})"
     return _lead(e, label, e.means.published(), what)
 
 
-@metric("lofi.lead.published", False)
-@metric("lofi.lead.published.relative", True)
+@metric("lofi.lead.published", False, views=BOTH)
+@metric("lofi.lead.published.relative", True, views=BOTH)
 def _lead_mean(e: Evidence, relative: bool) -> Quantity:
+    def mean(w: np.ndarray, lead: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        return (lead * w).sum(1) / ((theirs if relative else 1) * w).sum(1)
+
     m = e.means
-    theirs = np.mean([m.over("agreement", name) for name in m.published()], axis=0)
-    lead = np.mean([m.lead("lofi", name) for name in m.published()], axis=0)
+    values = {name: [m.lead("lofi", name), m.over("agreement", name)] for name in m.published()}
+    sample, without = m.across(mean, values)
     what = "agreement of LoFi minus the mean of the published methods'"
-    if relative:
-        return e.sampled(lead / theirs, "ratio", f"{what}, relative to it")
-    return e.sampled(lead, "points", what)
+    unit = "ratio" if relative else "points"
+    return e.sampled(sample, unit, what + relative * ", relative to it", without=without)
 
 
 def _accuracy(e: Evidence, budget: float) -> Quantity:
@@ -78,25 +83,27 @@ def _accuracy(e: Evidence, budget: float) -> Quantity:
 
 
 for _b in BUDGETS:
-    metric(f"lofi.accuracy_change@{100 * _b:.0f}", _b)(_accuracy)
+    metric(f"lofi.accuracy_change@{100 * _b:.0f}", _b, views=BOTH)(_accuracy)
 
 
-@metric("dynamic.lead")
+@metric("dynamic.lead", views=COUNTING)
 def _dynamic(e: Evidence) -> Quantity:
-    m = e.means
-    lead = m.lead("lofi dynamic", "lofi", group="dynamic")
+    lead = e.means.lead("lofi dynamic", "lofi", group="dynamic")
     what = "agreement of LoFi with IPR-driven minus fixed budgets of equal mean"
     return e.sampled(lead, "points", what)
 
 
-@metric("published.below_random")
+@metric("published.below_random", views=COUNTING)
 def _below_random(e: Evidence) -> Quantity:
     """Methods whose agreement is lower by a one-sided test after Holm's correction."""
     m = e.means
-    leads = [m.lead(name, "random") for name in m.published()]
-    p = [stats.norm.cdf(lead[0] / lead[1:].std(ddof=1)) for lead in leads]
-    count = float((multipletests(p, method="holm")[1] < 0.05).sum())
+    leads = {n: m.lead(n, "random", m.fair(n)) for n in m.distinct() if m.fair(n)}
+    p = [stats.norm.cdf(lead[0] / lead[1:].std(ddof=1)) for lead in leads.values()]
+    sure = multipletests(p, method="holm")[1] < 0.05
+    below = [name for name, found in zip(leads, sure, strict=True) if found]
     what = f"published methods, of {len(leads)}, that agree less often than random choice"
+    what += f" ({', '.join(below)})" if below else ""
+    count = len(below)
     return e.quantity(count, count, count, len(leads), m.images, "methods", what)
 
 
@@ -104,6 +111,6 @@ def _below_random(e: Evidence) -> Quantity:
 def _deviation(e: Evidence) -> Quantity:
     m = e.means
     cells = [(label, b) for group, label, b in m.cells if group == "main" and b in BUDGETS]
-    worst = max(float(abs(m("deviation", *cell)[0])) for cell in cells)
+    worst = max(abs(m.deviation(*cell)) for cell in cells)
     what = "largest deviation of mean measured from asked budgets, registered methods"
     return e.quantity(worst, worst, worst, len(cells), m.images, "share", what)

@@ -10,7 +10,6 @@ is one cumulative sum; it counts, ties half, the rows that a row of value v beat
 """
 
 import numpy as np
-from scipy import stats
 
 __all__ = ["SortedColumn", "spearman"]
 
@@ -39,7 +38,9 @@ class SortedColumn:
         self.run[self.order] = new.cumsum() - 1
 
     def auc(self, times: np.ndarray, f: np.ndarray) -> np.ndarray:
-        """Share of pairs (f = 1, f = 0) of a stratum in which the first is higher, (draws,).
+        """Share of pairs (f = 1, f = 0) in which the first is higher, (draws, strata).
+
+        NaN where a stratum has no such pair.
 
         Parameters
         ----------
@@ -51,9 +52,8 @@ class SortedColumn:
         weights = times[:, self.image]
         flipped = self._by_run(weights * f[self.order])
         other = self._by_run(weights) - flipped
-        mine, theirs = (np.add.reduceat(own, self.heads, axis=1) for own in (flipped, other))
-        pairs = (mine * theirs).sum(1)
-        beaten = (flipped * self._below(other)).sum(1)
+        pairs = self._by_stratum(flipped) * self._by_stratum(other)
+        beaten = self._by_stratum(flipped * self._below(other))
         return beaten / np.where(pairs > 0, pairs, np.nan)
 
     def ranks(self, times: np.ndarray) -> np.ndarray:
@@ -65,12 +65,15 @@ class SortedColumn:
             How often each image was drawn.
         """
         own = self._by_run(times[:, self.image])
-        total = np.add.reduceat(own, self.heads, axis=1)
+        total = self._by_stratum(own)
         fractions = self._below(own) / np.where(total > 0, total, 1)[:, self.stratum] - 0.5
         return fractions[:, self.run]
 
     def _by_run(self, weights: np.ndarray) -> np.ndarray:
         return np.add.reduceat(weights, self.starts, axis=1)
+
+    def _by_stratum(self, runs: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(runs, self.heads, axis=1)
 
     def _below(self, own: np.ndarray) -> np.ndarray:
         """Weight below each run's middle, in its stratum, (draws, runs)."""
@@ -80,25 +83,33 @@ class SortedColumn:
         return under + own / 2
 
 
-def spearman(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> np.ndarray:
+def spearman(x: np.ndarray, y: np.ndarray, strata: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Correlation of midranks within strata, (draws,); NaN where nothing varies.
 
     Parameters
     ----------
     x, y : ndarray, shape (draws, A)
-        Samples, a row each.
+        One sample per row.
     strata : ndarray, shape (A,), int
         Ranks are taken within these, as fractions of their size, about 0.
+    times : ndarray, shape (draws, A)
+        How often each of the A counts.
 
     Examples
     --------
-    >>> spearman(np.array([[1, 2, 9]]), np.array([[2, 3, 4]]), np.zeros(3)).round(6)
+    >>> x, y = np.array([[1, 2, 9]]), np.array([[2, 3, 4]])
+    >>> spearman(x, y, strata=np.zeros(3), times=np.ones((1, 3))).round(6)
     array([1.])
     """
-    a, b = (np.full(x.shape, np.nan) for _ in range(2))
-    for s in np.unique(strata):
-        mine = strata == s
-        for ranks, values in ((a, x), (b, y)):
-            ranks[:, mine] = (stats.rankdata(values[:, mine], axis=1) - 0.5) / mine.sum() - 0.5
-    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return (a * b).sum(1) / np.where(scale > 0, scale, np.nan)
+    same = strata[:, None] == strata
+    total = times @ same
+    a, b = (_fractions(v, same, times) / np.where(total > 0, total, np.nan) - 0.5 for v in (x, y))
+    xy, xx, yy = (np.nansum(times * p * q, axis=1) for p, q in ((a, b), (a, a), (b, b)))
+    scale = np.sqrt(xx * yy)
+    return xy / np.where(scale > 0, scale, np.nan)
+
+
+def _fractions(v: np.ndarray, same: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Weight of what is below each value in its stratum, ties half, (draws, A)."""
+    below = (v[:, None] < v[:, :, None]) + 0.5 * (v[:, None] == v[:, :, None])
+    return ((below * same) @ times[:, :, None])[..., 0]

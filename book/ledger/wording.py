@@ -47,7 +47,7 @@ def _number(value: float, unit: str) -> str:
     if unit in ("points", "AUC lead"):
         return f"{100 * value:+.1f}" if unit == "points" else f"{value:+.3f}"
     if unit in PERCENT:
-        return f"{100 * value:.1f}"
+        return f"{100 * value:.1f}" if abs(value) >= 0.00095 or not value else f"{100 * value:.2g}"
     if unit in ("correlation", "AUC"):
         return f"{value:.3f}"
     return f"{value:.0e}" if unit == "error" and value else f"{value:.0f}"

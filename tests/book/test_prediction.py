@@ -9,7 +9,9 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from book.ledger.midranks import SortedColumn
-from book.ledger.prediction import arm_correlation, flip_auc, rank_correlation, shuffled
+from book.ledger.between_arms import arm_correlation, permuted_correlation
+from book.ledger.prediction import flip_auc, rank_correlation
+from book.ledger.strata import shuffled
 from lofi_core.errors import LofiError
 
 IMAGES, BUDGETS, QUESTIONS = 120, 4, 6
