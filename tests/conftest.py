@@ -1,6 +1,7 @@
 """Fixtures of several files: results of a world whose truth is known, and the style of figures."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +21,10 @@ ALL_BUDGETS = (0.75, 0.5, 0.33, 0.22, 0.11, 0.05)
 LABELS = {  # how often answers flip at a half, relative to each other
     **{"lofi": 1.0, "deflated-lofi": 0.8, "random": 1.2, "uniform": 1.2, "norm": 1.3},
     **{"pool": 1.2, "anti-lofi": 2.5, "fastervlm": 1.1, "divprune": 0.7, "dart": 0.6},
-    **{"tome": 0.9, "trim": 1.6, "lrcp": 1.0, "fastv": 1.4},
+    **{"tome": 0.9, "trim": 2.2, "lrcp": 1.0, "fastv": 1.4},
 }
-IMAGES, QUESTIONS = 80, 5
+CHOSEN = {"k = 32": 0.5, "deflated, energies, merged": 0.4}
+IMAGES, QUESTIONS, MASKS = 80, 5, (0, 1, 2)
 
 
 def asked(label: str, budget: float) -> float:
@@ -39,9 +41,19 @@ def synthetic(seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
     arms, answers, sites = [], [], []
     image, number = (a.ravel() for a in np.indices((IMAGES, QUESTIONS)))
+    family = np.where(number == 0, "counting", "existence")
+    truth = np.where(np.random.default_rng(99).random(image.size) < 0.5, "yes", "no")
+    other = np.where(truth == "yes", "no", "yes")
     margin, before = rng.random(image.size), rng.random(image.size) < 0.8
 
-    def arm(group: str, label: str, budget: float | None, rate: float, kept: float) -> int:
+    def arm(
+        group: str,
+        label: str,
+        budget: float | None,
+        rate: float,
+        kept: float,
+        mask: int | None = None,
+    ) -> int:
         flip = rng.random(image.size) < rate * 2 * (1 - margin)
         after = np.where(flip, ~before, before)
         kind = np.select(
@@ -49,10 +61,11 @@ def synthetic(seed: int = 0) -> Any:
             ["right to wrong", "wrong to right", "same right"],
             "same wrong",
         )
-        facts = {"group": group, "label": label, "budget": budget, "split": "test"}
+        facts = {"group": group, "label": label, "budget": budget, "split": "test", "seed": mask}
         arms.append(facts)
         rows = {"arm": len(arms) - 1, "image": image, "number": number, "flip": flip}
         rows |= {"right": after, "reference_right": before, "transition": kind, **facts}
+        rows |= {"family": family, "predicted": np.where(after, truth, other)}
         rows |= {"reference_margin": margin, "total_variation": flip * 0.5, "budget_measured": kept}
         answers.append(pd.DataFrame(rows))
         return len(arms) - 1
@@ -65,9 +78,11 @@ def synthetic(seed: int = 0) -> Any:
             if label == "fastv" and budget < 0.3:
                 continue
             rate = min(0.1 * factor * (1 - budget), 0.45)
-            number_of_arm = arm("main", label, budget, rate, asked(label, budget))
-            for site in ("projector", "layer 2", "layer 10"):
-                for tokens in ("visual", "text"):
+            for mask in MASKS if label == "random" else [None]:
+                number_of_arm = arm("main", label, budget, rate, asked(label, budget), mask)
+                for site, tokens in product(
+                    ("projector", "layer 2", "layer 10"), ("visual", "text")
+                ):
                     change = (1 - budget) + rng.normal(0, 0.02, IMAGES)
                     rows = {"arm": number_of_arm, "image": np.arange(IMAGES), "site": site}
                     rows |= {"tokens": tokens, **arms[-1]}
@@ -75,20 +90,17 @@ def synthetic(seed: int = 0) -> Any:
                     sites.append(pd.DataFrame(rows))
     for budget in BUDGETS:
         arm("dynamic", "lofi dynamic", budget, 0.1 * (1 - budget), budget)
-    table = pd.concat(answers, ignore_index=True)
-
-    def comparison(number: int) -> Any:
-        mine = table[table["arm"] == number]
-        rate = SimpleNamespace(value=mine.flip.mean(), low=0.0, high=mine.flip.mean() + 0.01)
-        return SimpleNamespace(flip_rate=rate, samples=mine.assign(group=mine.image))
-
+        for label, factor in CHOSEN.items():
+            arm("chosen", label, budget, 0.1 * factor * (1 - budget), budget)
+    first = answers[0]
+    questions = first[["split", "image", "number", "family"]].assign(answer=truth)
     return SimpleNamespace(
         folder=Path("no other trainings"),
         arms=pd.DataFrame(arms).rename_axis("arm"),
-        answers=table,
+        answers=pd.concat(answers, ignore_index=True),
+        questions=questions.set_index(["split", "image", "number"]),
         sites=pd.concat(sites, ignore_index=True),
         experiment={"schema": 1, "dtype": "float32", "device": "cpu"},
-        compare=comparison,
     )
 
 

@@ -101,8 +101,8 @@ def permuted_correlation(
     >>> rows = pd.DataFrame({"arm": [*"abcd"], "budget": [1, 1, 2, 2], "x": [1, 2, 8, 9]})
     >>> rows = rows.assign(y=rows.x)
     >>> found = permuted_correlation(rows, "x", "y", "arm", within="budget")
-    >>> 0.6 < found["value"] < 1 and found["n"] == 4
-    True
+    >>> round(float(found["value"]), 1), int(found["n"])
+    (0.8, 4)
     """
     means = rows.groupby(arm).agg({predictor: "mean", outcome: "mean"})
     label = np.zeros(len(means)) if within is None else rows.groupby(arm)[within].first()

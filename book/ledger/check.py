@@ -18,7 +18,7 @@ import book.ledger.leads  # noqa: F401  (all six register their quantities)
 from book.ledger.claims import ROOT, Claim, form
 from book.ledger.evidence import Evidence
 from book.ledger.quantities import compute
-from book.ledger.verdicts import Quantities, controls, verdict
+from book.ledger.verdicts import Quantities, control_keys, verdict
 
 __all__ = ["RECORD", "check", "compute_all", "record"]
 
@@ -28,7 +28,7 @@ RUN = ("schema", "data", "scenes", "site_scenes", "weights", "dtype", "attention
 
 def compute_all(evidence: Evidence, claims: list[Claim]) -> dict[str, Quantities]:
     """Compute all quantities, and those of the controls."""
-    return {"metrics": compute(evidence), "controls": compute(evidence, controls(claims))}
+    return {"metrics": compute(evidence), "controls": compute(evidence, control_keys(claims))}
 
 
 def record(evidence: Evidence, claims: list[Claim]) -> dict[str, Any]:

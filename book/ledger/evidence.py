@@ -66,7 +66,10 @@ class Evidence:
     def _means(self, name: str, split: str) -> Means:
         """Means of the same answers, with other arms in some places."""
         if not (worlds := self.worlds & CELLS.keys()):
-            return Means(self.every[self.every["split"] == split], self.results.arms)
+            answers = self.every[self.every["split"] == split]
+            if answers.empty:
+                raise NoData(f"no answers of the {split} split")
+            return Means(answers, self.results.arms)
         means: Means = getattr(self._in(self.worlds - worlds), name)
         for world in worlds:
             means = means.seen(CELLS[world])

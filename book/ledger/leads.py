@@ -12,16 +12,20 @@ from book.ledger.quantities import NoData, Quantity, metric
 from book.ledger.worlds import BOTH, COUNTING
 
 
-def _lead(e: Evidence, ahead: str, others: Sequence[str], what: str) -> Quantity:
+def _lead(
+    e: Evidence, ahead: str, others: Sequence[str], what: str, or_random: bool = False
+) -> Quantity:
     """Agreement minus the best other's, which is chosen anew in each sample.
 
-    Each other counts at those of the four budgets that it kept to; where methods reach different
-    ones, the smallest lead is that over the best.
+    Each other counts at those of the four budgets that it kept to, and random choice at all of
+    theirs; where methods reach different ones, the smallest lead is that over the best.
     """
     m = e.means
     budgets = {name: m.fair(name) for name in others if m.fair(name)}
     if not budgets:
         raise NoData(f"none of {', '.join(others)} at the asked budgets")
+    if or_random:
+        budgets["random"] = max(budgets.values(), key=len)
     leads = [m.lead(ahead, name, b) for name, b in budgets.items()]
     nearest = [*budgets][int(np.argmin([lead[0] for lead in leads]))]
     counted = m.asked("main", nearest, budgets[nearest][0])
@@ -33,11 +37,9 @@ def _lead(e: Evidence, ahead: str, others: Sequence[str], what: str) -> Quantity
 
 def _lead_kind(e: Evidence, kind: str, names: tuple[str, ...]) -> Quantity:
     """Lead over the best of a kind, or over random choice where that is better."""
-    if not any(e.means.fair(name) for name in names):
-        raise NoData(f"none of {', '.join(names)} at the asked budgets")
     which = kind.replace("_", " ")
     what = f"agreement of LoFi minus the best of {{}} ({which}, or random)"
-    return _lead(e, "lofi", [*names, "random"], what)
+    return _lead(e, "lofi", names, what, or_random=True)
 
 
 def _lead_control(e: Evidence, name: str) -> Quantity:

@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from book.ledger.claims import Claim
-from book.ledger.verdicts import VERDICTS
+from book.ledger.verdicts import VERDICTS, rests_on
 from book.ledger.wording import criterion, limits, show, typeset
+from book.ledger.worlds import VIEWS
 from lofi_core.plots import INK
 
 __all__ = ["Table", "counts", "forest", "tests_table", "wrapped"]
@@ -25,7 +26,7 @@ WORDS = {"holds": "holds", "fails": "fails", "open": "is open", "no data": "has 
 _GREEN, _RED, _GREY = (sns.color_palette("colorblind").as_hex()[i] for i in (2, 3, 7))
 COLORS = {"holds": _GREEN, "open": _GREY, "fails": _RED}
 PANELS = {
-    "points": (("points",), 100, "points of agreement or accuracy"),
+    "points": (("points",), 100, "points"),
     "share": (("share",), 100, "% of all answers"),
     "ratio": (("ratio",), 100, "% of the unpruned"),
     "rank": (("correlation", "AUC", "AUC lead"), 1, "rank correlation, or AUC"),
@@ -36,12 +37,14 @@ STYLE = """
 .ledger legend { float: left; margin: 0 .6rem 0 0; font-size: 1em; width: auto; }
 .ledger label { margin-right: .8rem; white-space: nowrap; display: inline-block; }
 .ledger .claim { border-left: .3rem solid #8a8a8a; padding: .1rem 0 .1rem .8rem; margin: 1.2rem 0; }
-.ledger .claim[data-verdict="replicated"] { border-color: #029e73; }
-.ledger .claim[data-verdict="not-replicated"] { border-color: #d55e00; }
+.ledger .claim:is([data-verdict="replicated"], [data-verdict="observed-here"]) {
+  border-color: #029e73; }
+.ledger .claim:is([data-verdict="not-replicated"], [data-verdict="not-observed-here"]) {
+  border-color: #d55e00; }
 .ledger .claim :is(p, ul) { margin: 0 0 .25rem; padding: 0; }
 .ledger q { font-style: italic; }
 .ledger .test { display: grid; grid-template-columns: 1.4em 16.5em 1fr; line-height: 1.45; }
-.ledger .test > :nth-child(4) { grid-column: 2 / -1; font-size: .85em; opacity: .85; }
+.ledger .test > :nth-child(n + 4) { grid-column: 2 / -1; font-size: .85em; opacity: .85; }
 @media (max-width: 576px) {
   .ledger .test { grid-template-columns: 1.4em 1fr; }
   .ledger .test > :nth-child(n + 3) { grid-column: 2; }
@@ -88,16 +91,18 @@ class Table:
             f"({SOURCES[claim['source']]}, {html.escape(claim['from'])}; tested in "
             f'<a href="{stem}.html">chapter {int(stem[:2])}</a>)'
         )
+        if others := {v: there["verdict"] for v, there in found["views"].items()}:
+            head += "; " + "; ".join(f"{VIEWS[v]}: {word}" for v, word in others.items())
         quote = f"<p><q>{_text(claim['quote'])}</q></p>" if claim["quote"] else ""
         body = f"<p>{_text(found['says'])}</p>"
         if claim["tests"]:
-            tests = zip(claim["tests"], found["tests"], strict=True)
+            rows = zip(claim["tests"], *self._outcomes(found), strict=True)
             where = found["says"].partition(" Tested on ")
-            reason = f"{claim['why']} {where[1].strip()} {where[2]}"
+            reason = f"{claim['why']} Control: {claim['control']}. {where[1].strip()} {where[2]}"
             body = (
-                f"<ul>{''.join(self._test(test, outcome) for test, outcome in tests)}</ul>"
-                f"<details><summary>why this criterion, and on what</summary>{_text(reason)}"
-                "</details>"
+                f"<ul>{''.join(self._test(*row) for row in rows)}</ul>"
+                "<details><summary>why this criterion, its control, and on what</summary>"
+                f"{_text(reason)}</details>"
             )
         return (
             f'<div class="claim" id="claim-{claim["id"]}" data-verdict="{_slug(found["verdict"])}" '
@@ -105,21 +110,53 @@ class Table:
             f"{body}</div>"
         )
 
-    def _test(self, test: Mapping[str, Any], outcome: str) -> str:
-        """One test: its sign, quantity and criterion, and below, what was counted and how often."""
-        quantity = self.record["metrics"][test["metric"]]
-        sign = f'<span role="img" aria-label="{WORDS[outcome]}">{SIGNS[outcome]}</span>'
+    @staticmethod
+    def _outcomes(found: Mapping[str, Any]) -> tuple[list[str], list[str], list[dict[str, str]]]:
+        """Per test: the outcome, that in the control, and those in the views."""
+        by_view = {view: there["tests"] for view, there in found["views"].items()}
+        rows = [{v: tests[i] for v, tests in by_view.items()} for i in range(len(found["tests"]))]
+        return found["tests"], found["controls"], rows
+
+    def _test(self, test: Mapping[str, Any], outcome: str, control: str, views: Any) -> str:
+        """One test: sign, quantity, criterion; what was counted; the views, and the control."""
+        quantity, key = self.record["metrics"][test["metric"]], test["metric"]
         if "missing" in quantity:
-            return f'<li class="test">{sign}<span>{_text(quantity["missing"])}</span></li>'
-        images = f" of {quantity['images']:,} images" if quantity["images"] else ""
+            return (
+                f'<li class="test">{_sign(outcome)}<span>{_text(quantity["missing"])}</span></li>'
+            )
         model = "" if quantity["model"] == "none" else f"; {quantity['model']}"
-        parts = (
+        parts = [
             f"{show(quantity)}",
             f"asked for: {criterion(test, quantity['unit'])}",
-            f"{quantity['what']} (n = {quantity['n']:,}{images}{model})",
-        )
+            f"{quantity['what']} ({rests_on(quantity)}{model}){_without(quantity)}",
+        ]
         cells = "".join(f"<span>{_text(part)}</span>" for part in parts)
-        return f'<li class="test">{sign}{cells}</li>'
+        for view, there in views.items():
+            if f"{key}~{view}" in self.record["metrics"]:
+                seen = self.record["metrics"][f"{key}~{view}"]
+                cells += f"<span>{_sign(there)} {_text(f'{VIEWS[view]}: {_shown(seen)}')}</span>"
+        inside = self.record["controls"][f"{key}~{test['control']}"]
+        cells += f"<span>{_sign(control)} {_text(f'control: {_shown(inside)}')}</span>"
+        return f'<li class="test">{_sign(outcome)}{cells}</li>'
+
+
+def _sign(outcome: str) -> str:
+    return f'<span role="img" aria-label="{WORDS[outcome]}">{SIGNS[outcome]}</span>'
+
+
+def _shown(quantity: Mapping[str, Any]) -> str:
+    return quantity["missing"] if "missing" in quantity else show(quantity)
+
+
+def _without(quantity: Mapping[str, Any]) -> str:
+    """Say what range a mean over methods has without any one of them."""
+    if not quantity["without"]:
+        return ""
+    ends = (
+        show({**quantity, **dict.fromkeys(("value", "low", "high"), quantity[end])})
+        for end in ("least", "most")
+    )
+    return f"; without one method {' to '.join(ends)} (without {quantity['without']})"
 
 
 def _choice(name: str, keys: Mapping[str, str], counts: pd.Series) -> str:
@@ -168,7 +205,7 @@ def counts(claims: list[Claim], record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def tests_table(claims: list[Claim], record: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per test that has data: claim, key, outcome, quantity and the claimed range."""
+    """Return one row per test that has data: claim, outcome, quantity and the claimed range."""
     rows = []
     for claim in claims:
         outcomes = record["verdicts"][claim["id"]]["tests"]

@@ -63,7 +63,7 @@ def metric(
 
 def views_of(key: str) -> tuple[str, ...]:
     """Worlds in which readers want to see a quantity, beside the one that was recorded."""
-    return _VIEWS[key]
+    return _VIEWS.get(key, ())
 
 
 def compute(evidence: Any, keys: Iterable[str] | None = None) -> dict[str, Any]:

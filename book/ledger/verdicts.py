@@ -14,7 +14,7 @@ from book.ledger.claims import Claim
 from book.ledger.quantities import views_of
 from book.ledger.wording import criterion, limits, show
 
-__all__ = ["VERDICTS", "Quantities", "controls", "outcome", "rests_on", "verdict", "views"]
+__all__ = ["VERDICTS", "Quantities", "control_keys", "outcome", "rests_on", "verdict", "views"]
 
 VERDICTS = (
     *("replicated", "observed here", "partly", "not replicated", "not observed here"),
@@ -45,15 +45,19 @@ def outcome(test: Mapping[str, Any], quantities: Quantities, world: str = "") ->
     return "holds" if inside else "fails" if outside else "open"
 
 
-def verdict(claim: Claim, quantities: Quantities, controlled: Quantities) -> dict[str, Any]:
+def verdict(
+    claim: Claim, quantities: Quantities, controlled: Quantities | None = None
+) -> dict[str, Any]:
     """Judge a claim.
 
     Parameters
     ----------
     claim
         An entry of book/claims.yml.
-    quantities, controlled
-        Of the results as recorded and in their views, and in the worlds of the controls.
+    quantities
+        Of the results as recorded, and in their views.
+    controlled : optional
+        Those in the worlds of the controls; without them no control is judged.
 
     Returns
     -------
@@ -62,6 +66,9 @@ def verdict(claim: Claim, quantities: Quantities, controlled: Quantities) -> dic
         they must not hold; ``views``, verdict and outcomes in other views; and what it ``says``.
     """
     outcomes = [outcome(test, quantities) for test in claim["tests"]]
+    controls = []
+    if controlled is not None:
+        controls = [outcome(test, controlled, test["control"]) for test in claim["tests"]]
     seen = {}
     for view in views(claim):
         there = [outcome(t, quantities, view * (view in _views(t))) for t in claim["tests"]]
@@ -69,7 +76,7 @@ def verdict(claim: Claim, quantities: Quantities, controlled: Quantities) -> dic
     return {
         "verdict": _word(claim, outcomes),
         "tests": outcomes,
-        "controls": [outcome(test, controlled, test["control"]) for test in claim["tests"]],
+        "controls": controls,
         "views": seen,
         "says": _sentence(claim, outcomes, quantities),
     }
@@ -80,7 +87,7 @@ def views(claim: Claim) -> list[str]:
     return list(dict.fromkeys(view for test in claim["tests"] for view in _views(test)))
 
 
-def controls(claims: list[Claim]) -> list[str]:
+def control_keys(claims: list[Claim]) -> list[str]:
     """Keys of what the controls of all tests need."""
     return sorted({f"{t['metric']}~{t['control']}" for c in claims for t in c["tests"]})
 

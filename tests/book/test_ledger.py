@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 
 from book.ledger import __main__ as command
-from book.ledger.check import check
+from book.ledger.check import RECORD, check
 from book.ledger.claims import claims_of, read
 from book.ledger.evidence import Evidence
+from book.ledger.verdicts import outcome
 
 
 def test_claims_are_in_form(made: dict[str, Any]) -> None:
-    assert check(read(), made, made["metrics"]) == []
+    assert check(read(), made, made) == []
 
 
 def corrupted(change: Any) -> Any:
     def test(made: dict[str, Any]) -> list[str]:
-        claims, recorded, fresh = read(), deepcopy(made), deepcopy(made["metrics"])
+        claims, recorded, fresh = read(), deepcopy(made), deepcopy(made)
         change({claim["id"]: claim for claim in claims}, recorded, fresh)
         return check(claims, recorded, fresh)
 
@@ -30,7 +31,7 @@ def change_quantity(claims: Any, recorded: Any, fresh: Any) -> None:
 
 
 def change_data(claims: Any, recorded: Any, fresh: Any) -> None:
-    fresh["lofi.lead.random"]["value"] -= 0.001
+    fresh["metrics"]["lofi.lead.random"]["value"] -= 0.001
 
 
 def change_interval(claims: Any, recorded: Any, fresh: Any) -> None:
@@ -71,6 +72,20 @@ def change_source(claims: Any, recorded: Any, fresh: Any) -> None:
     claims["beats-controls"]["source"] = "nobody1999"
 
 
+def change_control(claims: Any, recorded: Any, fresh: Any) -> None:
+    """A test that holds where what it tests for is missing."""
+    quantity = fresh["controls"]["lofi.lead.random~random-as-ours"]
+    quantity |= {"value": 0.1, "low": 0.05, "high": 0.15}
+
+
+def change_view(claims: Any, recorded: Any, fresh: Any) -> None:
+    recorded["metrics"]["lofi.lead.random~uncounted"]["value"] += 0.001
+
+
+def forget_control(claims: Any, recorded: Any, fresh: Any) -> None:
+    del claims["beats-controls"]["tests"][0]["control"]
+
+
 def drop_verdict(claims: Any, recorded: Any, fresh: Any) -> None:
     del recorded["verdicts"]["beats-controls"]
 
@@ -80,7 +95,7 @@ def drop_quantity(claims: Any, recorded: Any, fresh: Any) -> None:
 
 
 def drop_data(claims: Any, recorded: Any, fresh: Any) -> None:
-    fresh["lofi.lead.random"] = {"missing": "no answers"}
+    fresh["metrics"]["lofi.lead.random"] = {"missing": "no answers"}
 
 
 def drop_reason(claims: Any, recorded: Any, fresh: Any) -> None:
@@ -89,7 +104,8 @@ def drop_reason(claims: Any, recorded: Any, fresh: Any) -> None:
 
 CORRUPTIONS = [change_quantity, change_data, change_interval, change_count, change_verdict]
 CORRUPTIONS += [change_words, change_criterion, change_notebook, change_metric, change_kind]
-CORRUPTIONS += [change_source, drop_verdict, drop_quantity, drop_data, drop_reason]
+CORRUPTIONS += [change_source, change_control, change_view, forget_control, drop_verdict]
+CORRUPTIONS += [drop_quantity, drop_data, drop_reason]
 
 
 @pytest.mark.parametrize("change", CORRUPTIONS, ids=lambda f: f.__name__)
@@ -100,17 +116,17 @@ def test_the_check_names_the_claim(change: Any, made: dict[str, Any]) -> None:
 
 def test_an_error_beyond_its_tolerance_fails(made: dict[str, Any]) -> None:
     """Rounding differs between machines, so only the criterion bounds it."""
-    fresh = deepcopy(made["metrics"])
-    fresh["drop.mask_error"] |= dict.fromkeys(("value", "low", "high"), 2e-6)
+    fresh = deepcopy(made)
+    fresh["metrics"]["drop.mask_error"] |= dict.fromkeys(("value", "low", "high"), 2e-6)
     assert check(read(), made, fresh) == []
-    fresh["drop.mask_error"] |= dict.fromkeys(("value", "low", "high"), 0.1)
+    fresh["metrics"]["drop.mask_error"] |= dict.fromkeys(("value", "low", "high"), 0.1)
     (problem,) = check(read(), made, fresh)
     assert problem.startswith("dropping-is-masking")
 
 
 def test_another_sample_of_the_bootstrap_passes(made: dict[str, Any]) -> None:
-    fresh = deepcopy(made["metrics"])
-    quantity = fresh["lofi.lead.random"]
+    fresh = deepcopy(made)
+    quantity = fresh["metrics"]["lofi.lead.random"]
     quantity["low"] += 0.03 * (quantity["high"] - quantity["low"])
     assert check(read(), made, fresh) == []
 
@@ -119,7 +135,8 @@ def test_the_command_writes_and_checks(
     evidence: Evidence, made: dict[str, Any], tmp_path: Any, monkeypatch: Any, capsys: Any
 ) -> None:
     monkeypatch.setattr(command, "load", lambda *_: evidence.results)
-    monkeypatch.setattr(command, "compute", lambda _: deepcopy(made["metrics"]))
+    monkeypatch.setattr(command, "compute_all", lambda *_: deepcopy(made))
+    monkeypatch.setattr(command, "record", lambda *_: deepcopy(made))
     path = tmp_path / "metrics.json"
     assert command.main(["--record", str(path)]) == 0
     assert command.main(["--record", str(path), "--check"]) == 0
@@ -136,6 +153,27 @@ def test_claims_of_a_chapter() -> None:
     assert "deflation" not in ids
     named = claims_of("05-why-energy-and-ipr.ipynb")
     assert [claim["id"] for claim in named] == ids
+
+
+def recorded() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(RECORD.read_text())
+    return record
+
+
+TESTS = [(claim["id"], i) for claim in read() for i in range(len(claim["tests"]))]
+
+
+@pytest.mark.parametrize(("name", "i"), TESTS)
+def test_every_test_has_a_control_that_it_does_not_pass(name: str, i: int) -> None:
+    """On the committed answers; `python -m book.ledger --check` computes the controls anew."""
+    (claim,) = (claim for claim in read() if claim["id"] == name)
+    test = claim["tests"][i]
+    control = recorded()["controls"][f"{test['metric']}~{test['control']}"]
+    assert outcome(test, {test["metric"]: control}) in (
+        ("fails", "open") if "missing" not in control else ("no data",)
+    )
+    if "missing" in control:  # then there is nothing that could pass, either
+        assert "missing" in recorded()["metrics"][test["metric"]]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from docutils.parsers.rst import roles
 
 from book.ledger import page as ledger_page
 from book.ledger.claims import ROOT, read, typed
-from book.ledger.quantities import METRICS
+from book.ledger.quantities import METRICS, views_of
 from book.ledger.wording import criterion, show, typeset
 
 
@@ -42,7 +42,9 @@ def test_prose_types_no_results(name: str, text: str) -> None:
 
 @pytest.mark.parametrize(("name", "text"), prose(), ids=lambda x: x if len(x) < 40 else "")
 def test_prose_quotes_known_metrics(name: str, text: str) -> None:
-    assert {*re.findall(r"\{metric\}`([^`]+)`", text)} <= METRICS.keys()
+    for key in re.findall(r"\{metric\}`([^`]+)`", text):
+        name, _, view = key.partition("~")
+        assert name in METRICS and view in ("", *views_of(name)), key
     ids = {claim["id"] for claim in read()}
     assert {*re.findall(r"\{verdict\}`([^`]+)`", text)} <= ids
 

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from book.ledger.midranks import SortedColumn
 from book.ledger.between_arms import arm_correlation, permuted_correlation
+from book.ledger.midranks import SortedColumn, spearman
 from book.ledger.prediction import flip_auc, rank_correlation
 from book.ledger.strata import shuffled
 from lofi_core.errors import LofiError
@@ -35,12 +35,12 @@ def rows(seed: int = 0, through_budget: float = 1.0, own: float = 0.0) -> pd.Dat
 
 
 def brute_auc(x, f, stratum) -> float:
-    won = pairs = 0.0
-    for i, j in product(np.flatnonzero(f), np.flatnonzero(~f)):
-        if stratum[i] == stratum[j]:
-            won += (x[i] > x[j]) + (x[i] == x[j]) / 2
-            pairs += 1
-    return won / pairs
+    """Mean over strata of the share of pairs won."""
+    each = []
+    for s in np.unique(stratum):
+        pairs = [*product(x[f & (stratum == s)], x[~f & (stratum == s)])]
+        each.append(np.mean([(u > v) + (u == v) / 2 for u, v in pairs]))
+    return float(np.mean(each))
 
 
 def test_auc_is_scikit_learns_and_the_count_of_pairs() -> None:
@@ -64,7 +64,7 @@ def test_a_draw_is_the_statistic_of_the_resampled_rows() -> None:
     times = np.bincount(drawn, minlength=C)[None].astype(float)
     column = SortedColumn(x, b.astype(int), table.image.to_numpy())
     expected = flip_auc(again[["x"]], again.flip, again.image, within=again.budget, draws=1)
-    assert column.auc(times, f)[0] == pytest.approx(expected.value.item(), abs=1e-12)
+    assert column.auc(times, f)[0].mean() == pytest.approx(expected.value.item(), abs=1e-12)
     fractions = again.groupby("budget").x.transform(lambda v: (v.rank() - 0.5) / len(v) - 0.5)
     ours = np.concatenate([column.ranks(times)[0][table.image == c] for c in drawn])
     np.testing.assert_allclose(ours, fractions, atol=1e-12)
@@ -188,6 +188,63 @@ def test_over_arms_the_budget_can_be_held_fixed() -> None:
     inside = arm_correlation(table, ["x"], "flip", within="budget", **given).loc["x"]
     assert pooled.low > 0.5
     assert inside.low < 0 < inside.high
+
+
+def test_strata_with_many_flips_do_not_weigh_more() -> None:
+    """A stratum in which half flips has 50 times the pairs of one in which 1 % does."""
+    rng = np.random.default_rng(0)
+    calm, wild = rng.random(2000) < 0.01, rng.random(2000) < 0.5
+    x = np.r_[calm + 0.0, rng.random(2000)]  # tells all flips of the first, none of the second
+    found = flip_auc(
+        pd.DataFrame({"x": x}),
+        np.r_[calm, wild],
+        range(4000),
+        within=[0] * 2000 + [1] * 2000,
+        **FEW,
+    )
+    assert found.value.item() == pytest.approx((1 + 0.5) / 2, abs=0.02)
+
+
+def test_a_drawn_method_is_a_repeated_one() -> None:
+    """Weights of arms are repeated arms, with ties between the copies."""
+    rng = np.random.default_rng(2)
+    x, y, times = rng.normal(size=9), rng.normal(size=9), rng.integers(0, 3, 9)
+    found = spearman(x[None], y[None], np.zeros(9), times[None].astype(float))
+    expected = stats.spearmanr(x.repeat(times), y.repeat(times)).statistic
+    assert found[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_few_methods_make_a_wide_interval() -> None:
+    """Five methods with any number of images: the correlation over methods stays uncertain."""
+    rng = np.random.default_rng(0)
+    method, image = (axis.ravel() for axis in np.indices((5, 300)))
+    skill = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    x, y = (skill[method] + rng.normal(size=1500) for _ in range(2))
+    table = pd.DataFrame({"arm": method, "image": image, "x": x, "y": y})
+    given = {"arm": "arm", "groups": "image", "draws": 500}
+    images = arm_correlation(table, ["x"], "y", **given).loc["x"]
+    both = arm_correlation(table.assign(m=method), ["x"], "y", methods="m", **given).loc["x"]
+    assert images.value == both.value == 1
+    assert (images.methods, both.methods) == (0, 5)
+    swapped = table.assign(y=np.array([0.0, 2.0, 1.0, 3.0, 4.0])[method] + rng.normal(size=1500))
+    narrow = arm_correlation(swapped, ["x"], "y", **given).loc["x"]
+    wide = arm_correlation(swapped.assign(m=method), ["x"], "y", methods="m", **given).loc["x"]
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def test_dealing_out_anew_leaves_what_budgets_share() -> None:
+    rng = np.random.default_rng(0)
+    arm, image = (axis.ravel() for axis in np.indices((40, 20)))
+    table = pd.DataFrame({"arm": arm, "image": image, "budget": arm // 10})
+    table["y"] = table.budget * 10.0 + rng.normal(size=40)[arm]
+    table["x"] = table["y"]
+    within = permuted_correlation(table, "x", "y", "arm", within="budget")
+    anywhere = permuted_correlation(table, "x", "y", "arm", within=None)
+    # Ranks of 4 separate groups of 10, shuffled inside: the share of their variance between groups
+    between = np.var(np.arange(40) // 10 * 10) / np.var(np.arange(40))
+    assert within["value"] == pytest.approx(between, abs=0.005)
+    assert abs(anywhere["value"]) < 0.03 and anywhere["low"] < -0.2
+    assert within["n"] == 40
 
 
 def test_shuffling_keeps_each_stratum() -> None:

@@ -9,7 +9,14 @@ from book.ledger.wording import criterion, show
 
 
 def quantity(low: float, high: float, **more: Any) -> dict[str, Any]:
-    made_by = {"n": 9, "images": 3, "model": "SceneVLM", "dtype": "float32", "device": "cpu"}
+    made_by = {
+        "n": 9,
+        "images": 3,
+        "methods": 0,
+        "model": "SceneVLM",
+        "dtype": "float32",
+        "device": "cpu",
+    }
     return {
         "value": (low + high) / 2,
         "low": low,
@@ -46,12 +53,12 @@ def test_the_rule(test: dict[str, Any], low: float, high: float, expected: str) 
 @pytest.mark.parametrize(
     ("intervals", "expected"),
     [
-        ([(1, 2), (1, 2)], "replicated"),
+        ([(1, 2), (1, 2)], "observed here"),
         ([(1, 2), (-2, -1)], "partly"),
         ([(-1, 1), (-2, -1)], "partly"),
-        ([(-2, -1), (-2, -1)], "not replicated"),
+        ([(-2, -1), (-2, -1)], "not observed here"),
         ([(1, 2), None], "partly"),
-        ([(-2, -1), None], "not replicated"),
+        ([(-2, -1), None], "not observed here"),
         ([None, None], "not attempted"),
         ([], "not attempted"),
     ],
@@ -68,6 +75,30 @@ def test_verdicts_follow_from_tests(intervals: list[Any], expected: str) -> None
     tried = any(intervals)
     assert ("models a thousand times its size" in found["says"]) == tried
     assert ("SceneVLM, float32, cpu" in found["says"]) == tried
+    decided = {"observed here": "replicated", "not observed here": "not replicated"}
+    about_what_is_here = verdict({**claim, "about": "SceneVLM"}, quantities)
+    assert about_what_is_here["verdict"] == decided.get(expected, expected)
+
+
+def test_views_and_controls_are_judged_by_the_same_criterion() -> None:
+    test = {"metric": "lofi.lead.random", "above": 0, "control": "random-as-ours"}
+    claim = {"id": "c", "about": "SceneVLM", "tests": [test]}
+    names = {
+        "": (1, 2),
+        "~uncounted": (-1, 2),
+        "~validated": (1, 3),
+        "~validated+uncounted": (-2, -1),
+    }
+    quantities = {f"lofi.lead.random{name}": quantity(*ends) for name, ends in names.items()}
+    control = {"lofi.lead.random~random-as-ours": quantity(-1, -0.5)}
+    found = verdict(claim, quantities, control)
+    assert found["verdict"] == "replicated" and found["controls"] == ["fails"]
+    views = {view: there["verdict"] for view, there in found["views"].items()}
+    assert views == {
+        "uncounted": "partly",
+        "validated": "replicated",
+        "validated+uncounted": "not replicated",
+    }
 
 
 def test_an_interval_and_a_criterion_are_readable() -> None:
