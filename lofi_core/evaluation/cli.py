@@ -29,11 +29,19 @@ class OneLine(TyperGroup):
     """Commands whose mistakes are one line and status 3, whatever raised them."""
 
     def main(
-        self, args: Sequence[str] | None = None, standalone_mode: bool = True, **rest: Any
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
     ) -> Any:
         """Run a command; leave with its status."""
         try:
-            status = super().main(args, **rest, standalone_mode=False)
+            status = super().main(
+                args, prog_name, complete_var, False, windows_expand_args, **extra
+            )
         except LofiError as error:
             status = _said(" ".join(str(error).split()))
         except Exception as error:
