@@ -1,4 +1,4 @@
-"""Asking a model under many pruners, and what its answers say. Most of it needs the extra ``eval``."""
+"""Asking a model under many pruners, and what its answers say. Most modules need ``[eval]``."""
 
 from importlib import import_module
 from importlib.util import find_spec

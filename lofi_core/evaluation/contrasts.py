@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.statistics import Estimate, clustered_means, holm, mcnemar
+
+with extra("eval"):
+    import pandas as pd
+    from scipy import stats
 
 __all__ = ["means_table", "paired_tests"]
 

@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.sites import SiteReference, text_iprs
 from lofi_core.leverage import EnergyRank, RankRule
 from lofi_core.pruners import Pruner
 from lofi_core.vlm.encoding import EncodedInputs
 from lofi_core.vlm.images import Picture
+
+with extra("eval"):
+    import pandas as pd
 
 __all__ = ["Sites", "compare_sites", "read_sites"]
 

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
+
+with extra("eval"):
+    import pandas as pd
+    from scipy import stats
 
 __all__ = ["Estimate", "clustered_means", "holm", "mcnemar"]
 

@@ -1,4 +1,4 @@
-"""The README's claims are right; every block of Python that a reader is shown runs and prints that."""
+"""The README's claims hold; Python that pages show runs, and prints what they show."""
 
 import os
 import re
