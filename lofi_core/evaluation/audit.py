@@ -20,7 +20,7 @@ from PIL import Image
 
 from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation import audit_page
-from lofi_core.evaluation.arms import UNPRUNED, Arm, Condition, arms, as_arm
+from lofi_core.evaluation.arms import Arm, Condition, arms, as_arm
 from lofi_core.evaluation.block import Block
 from lofi_core.evaluation.consistency import compare
 from lofi_core.evaluation.data import Data, scenes_from_rows
@@ -245,7 +245,7 @@ def audit(
         data = f"{data}, {scenes.digest}"
     with tempfile.TemporaryDirectory() as nowhere:
         where = Path(nowhere if folder is None else folder)
-        wanted = [ALONE, *every.values()]
+        wanted: list[Pruner | Arm] = [ALONE, *every.values()]
         made_at = evaluate(model, processor, scenes, wanted, where, data, n, images_per_batch)
         if made_at is None:
             return None
@@ -263,10 +263,8 @@ def audit(
         for i, row in enumerate(changed.head(examples).to_dict("records")):
             scene = scenes[row["image"]]
             if row["image"] not in shown:
-                alone = Block(model, processor, [_one_question(scene)])
-                shown[row["image"]] = [
-                    report for _, report in alone.ask(Arm(pruner=UNPRUNED)).reports
-                ]
+                (alone,), _ = Block(model, processor, [_one_question(scene)], [Arm()]).ask(Arm())
+                shown[row["image"]] = list(alone.reports)
             png = _picture(processor, scene.image, shown[row["image"]], row["kept"])
             flips[i] = replace(flips[i], png=png)
         tokens = float(mine["budget_measured"].mean())
@@ -303,8 +301,9 @@ def _flip(row: Mapping[str, Any]) -> Flip:
         kind = "changed"
     elif row["was_right"] != row["right"]:
         kind = "broken" if row["was_right"] else "repaired"
-    texts = [row[name] for name in ("scene", "family", "question", "answer", "was", "predicted")]
-    return Flip(*texts, kind)
+    names = ("scene", "family", "question", "answer", "was", "predicted")
+    image, group, question, answer, unpruned, pruned = (str(row[name]) for name in names)
+    return Flip(image, group, question, answer, unpruned, pruned, kind)
 
 
 def _picture(

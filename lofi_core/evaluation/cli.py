@@ -28,10 +28,12 @@ ERROR = 3
 class OneLine(TyperGroup):
     """Commands whose mistakes are one line and status 3, whatever raised them."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         """Run a command; leave with its status."""
+        standalone = options.pop("standalone_mode", True)
+        options["standalone_mode"] = False  # so that errors arrive here
         try:
-            status = super().main(*args, standalone_mode=False, **extra)
+            status = super().main(*args, **options)
         except LofiError as error:
             status = _said(" ".join(str(error).split()))
         except Exception as error:
@@ -41,7 +43,7 @@ class OneLine(TyperGroup):
             if told is None:
                 traceback.print_exc()
             status = _said(told() if told else repr(error))
-        if standalone_mode:
+        if standalone:
             sys.exit(status)
         return status
 

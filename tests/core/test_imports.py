@@ -1,5 +1,6 @@
 """Who only prunes needs few packages, waits little, and hears which extra is missing."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -76,6 +77,19 @@ def test_every_extra_that_an_error_names_is_declared() -> None:
         for name in re.findall(r'^ *with extra\("(\w+)"\)', path.read_text(), re.M)
     }
     assert {"eval", "plots", "scenes"} <= named <= set(declared["optional-dependencies"])
+
+
+def test_no_module_imports_a_package_of_an_extra_unasked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = {re.split(r"[<>=]", line)[0] for line in project["dependencies"]} - {"pillow"} | {"PIL"}
+    for path in (ROOT / "lofi_core").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = (
+                    [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+                )
+                tops = {str(name).partition(".")[0] for name in names}
+                assert tops <= {*sys.stdlib_module_names, *base, "lofi_core"}, f"{path}: {tops}"
 
 
 def test_an_error_inside_an_installed_package_is_not_hidden() -> None:

@@ -274,6 +274,7 @@ def test_equivalence_is_not_shown_by_too_few_images() -> None:
     assert d.accuracy is not None and d.accuracy.change.value == 0 and not d.accuracy.equivalent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate, wrong", [(0.02, "pass"), (0.01, "block")])
 def test_rule_errs_as_seldom_as_it_says(rate: float, wrong: str) -> None:
     """Passing what is above the limit, or blocking what is at it: at most 5 % of 100 runs.
@@ -368,7 +369,7 @@ def test_digest_depends_on_every_pixel_and_word(tmp_path: Path) -> None:
     [
         (["--data", "DATA", "--pruner", "lofy"], "lofy"),
         (["--data", "DATA", "--budget", "2"], "2.0"),
-        (["--data", "DATA", "--budget", "half"], "half"),
+        (["--data", "DATA", "--budget", "half"], "--budget"),
         (["--data", "DATA", "--limit", "0"], "limit"),
         (["--data", "DATA", "--dtype", "int8"], "int8"),
         (["--data", "DATA", "--model", "no/such/folder"], "no/such/folder"),
