@@ -24,14 +24,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.consistency import compare, difference
 from lofi_core.evaluation.statistics import Estimate
 from lofi_core.guarantee.bounds import betting, check_level, upper
 from lofi_core.guarantee.samples import images_to_certify
+
+with extra("eval"):
+    import pandas as pd
+    from scipy import stats
 
 __all__ = ["Accuracy", "Decision", "Verdict", "decide", "worst"]
 
