@@ -33,7 +33,7 @@ print(pruned.report.images[0].tokens_after)
 """
 MISSING = {  # what needs an extra: a package that is missed first, and the extra's name
     "from lofi_core import ask": ("pandas", "eval"),
-    "import lofi_core.evaluation.consistency": ("pandas", "eval"),
+    "import lofi_core.evaluation.consistency": ("scipy", "eval"),
     "import lofi_core.evaluation.divergence": ("scipy", "eval"),
     "import lofi_core.guarantee": ("pandas", "eval"),
     "from lofi_core import SceneVQA; SceneVQA('test')[0]": ("sklearn", "scenes"),
