@@ -263,6 +263,9 @@ def _accuracy(
     change = found.accuracy_change
     reach = float(stats.t.ppf(1 - delta, a["scene"].nunique() - 1)) * change.standard_error
     low, high = change.value - reach, change.value + reach  # two one-sided tests of error delta
+    if change.standard_error == 0:  # no change was seen, which does not show that none exists
+        seen = compare(a, b, level=1 - 2 * delta, draws=1).accuracy_change
+        low, high = seen.low, seen.high
     return Accuracy(
         len(a),
         found.accuracy_reference,
