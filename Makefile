@@ -79,7 +79,7 @@ lint: $(STAMP) ## style and types: ruff check, ruff format, mypy; workflows: ziz
 lock: ## write requirements.lock anew from pyproject.toml, keeping the torch it names (TORCH=... changes it)
 	@rm -rf _build/lock && $(PYTHON) -m venv _build/lock
 	@_build/lock/bin/python -m pip install -q "$(or $(TORCH),$(shell grep -E '^torch==' requirements.lock))"
-	@_build/lock/bin/python -m pip install -q setuptools -e ".[scenes,plots,eval,photo,book,test]"
+	@_build/lock/bin/python -m pip install -q setuptools -e ".[audit,scenes,plots,eval,photo,book,test]"
 	@# the packages that a CUDA build of torch brings belong to that build, and torch pins them itself
 	@{ echo "# Exact versions for building the book and for tests; written by 'make lock'."; \
 	   _build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \

@@ -16,7 +16,6 @@ import time
 TESTS = (
     "tests/core/test_spectrum.py",
     "tests/core/test_leverage.py",
-    "tests/core/test_eigenvectors.py",
     "tests/pruners/test_replay.py",
     "tests/pruners/test_methods.py",
 )

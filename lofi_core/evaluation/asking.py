@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-import pandas as pd
-
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.arms import UNPRUNED, Arm, as_arm
 from lofi_core.evaluation.block import Block, Reply
 from lofi_core.evaluation.questions import Scene
 from lofi_core.evaluation.replies import judge
 from lofi_core.pruners import ClipText, Pruner
+
+with extra("eval"):
+    import pandas as pd
 
 __all__ = ["ask", "ask_arms", "rows_of"]
 

@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from PIL import Image
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation import audit_page
 from lofi_core.evaluation.arms import Arm, Condition, arms, as_arm
 from lofi_core.evaluation.block import Block
@@ -35,6 +34,9 @@ from lofi_core.plots import fade_dropped
 from lofi_core.pruners import Pruner
 from lofi_core.vlm.overlay import kept_masks, seen
 from lofi_core.vlm.report import ImageReport
+
+with extra("eval"):
+    import pandas as pd
 
 __all__ = ["ALONE", "Audit", "Audited", "Flip", "audit"]
 

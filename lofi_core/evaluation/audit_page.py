@@ -7,9 +7,11 @@ from dataclasses import is_dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from lofi_core.errors import extra
 from lofi_core.evaluation.statistics import Estimate
+
+with extra("eval"):
+    import pandas as pd
 
 if TYPE_CHECKING:
     from lofi_core.evaluation.audit import Audit, Audited, Flip

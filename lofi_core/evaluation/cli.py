@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from lofi_core.errors import LofiError, extra
 
-with extra("eval"):
+with extra("audit"):
     import typer
     from rich.console import Console
     from rich.table import Table

@@ -19,11 +19,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.divergence import jensen_shannon, lead, stack, total_variation
 from lofi_core.evaluation.statistics import Estimate, clustered_means
+
+with extra("eval"):
+    import pandas as pd
 
 __all__ = ["Comparison", "compare", "difference"]
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.sites import IPRS
+
+with extra("eval"):
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = [
     "SCHEMA",

@@ -8,12 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import transformers
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.arms import AS_IS, Arm, as_arm
 from lofi_core.evaluation.asking import rows_of
 from lofi_core.evaluation.block import Block
@@ -21,6 +19,10 @@ from lofi_core.evaluation.parts import Run
 from lofi_core.evaluation.questions import Scene
 from lofi_core.evaluation.records import SCHEMA, VERSION, fingerprint, write_records
 from lofi_core.pruners import ClipText, Pruner
+
+with extra("eval"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = ["evaluate", "model_facts"]
 

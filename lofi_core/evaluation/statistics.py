@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
+
+with extra("eval"):
+    import pandas as pd
 
 __all__ = ["Estimate", "clustered_means", "resamples"]
 

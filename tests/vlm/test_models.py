@@ -167,6 +167,7 @@ def test_every_pruner_runs_or_is_refused(family: str, name: str) -> None:
 
 
 LIKE_LLAMA = ("llava", "vipllava", "llava_next", "llava_onevision", "internvl", "mistral3")
+LIKE_LLAMA += ("idefics3", "smolvlm")
 
 
 @families

@@ -75,9 +75,7 @@ def figures_of(records: pd.DataFrame) -> dict[str, dict[str, Any]]:
         bounds = {"right": (0.0, 1.0), "wrong": (0.0, 1.0), "looks": (-1.0, 1.0)}
         means = clustered_means(wide, images, bounds)
         figures[name] = {"questions": len(wide), "photos": int(images.nunique())} | {
-            column: [
-                round(x, 4) for x in (means[column].value, means[column].low, means[column].high)
-            ]
+            column: [round(float(x), 4) for x in means.loc[column, ["value", "low", "high"]]]
             for column in bounds
         }
     return figures
