@@ -61,7 +61,7 @@ class Table:
     def __repr__(self) -> str:
         """Return one line per claim."""
         verdicts = self.record["verdicts"]
-        return "\n".join(f"{verdicts[c['id']]['verdict']:15} {c['id']}" for c in self.claims)
+        return "\n".join(f"{verdicts[c['id']]['verdict']:17} {c['id']}" for c in self.claims)
 
     def _repr_html_(self) -> str:
         """Return the claims; the choice is made by style sheets, so it needs no script."""

@@ -7,7 +7,9 @@ nearest neighbours by key, chosen among all tokens, and one more token holds wha
 
     y_i = x_i + sum_{j in N(i)} a_j x_j,          extra = sum_{j pruned} a_j x_j
 
-The weights are not normalised, and small.
+The weights are not normalised: neighbours add about 32 / N of the attention to a token that counts
+1. In the authors' setting, N = 576, that is 6 %, and small; with N = 144 it is 22 %, and blurs
+every token that is kept, however many are.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,8 @@ class PruMerge(MergingPruner, name="prumerge"):
         The authors' rule, or a fraction: m = T + 1 counts the extra token. The latter is our
         variant.
     neighbours : int >= 1
-        Tokens that each centre takes up.
+        Tokens that each centre takes up: the authors' number, for 576 tokens an image. For encoders
+        with fewer tokens, 32 N / 576 of them cover the same part of the image.
     """
 
     keep: float | IPRBudget | OutlierBudget = OutlierBudget()

@@ -117,6 +117,16 @@ def test_prumerge_extra_token_stands_at_the_last_gap() -> None:
     assert merged.places[-1] == max(dropped)
 
 
+@pytest.mark.parametrize(("N", "neighbours"), [(576, 32), (144, 32), (144, 8)])
+def test_prumerge_adds_its_neighbours_share_of_the_attention(N: int, neighbours: int) -> None:
+    """Under even attention a centre grows by neighbours / N: 6 % as published, 22 % of 144."""
+    keys = torch.randn(1, N, 16, generator=torch.Generator().manual_seed(0))
+    even, ones = torch.full((1, N), 1 / N), torch.ones(1, N, 4)
+    tokens = VisualTokens(ones, encoded=ones, last_keys=keys, last_cls_attention=even)
+    centres = PruMerge(keep=0.75, neighbours=neighbours).merge(tokens)[0].tokens[:-1]
+    torch.testing.assert_close(centres, torch.full_like(centres, 1 + neighbours / N))
+
+
 def test_average_pool_is_pooling() -> None:
     X = torch.randn(2, 36, 3)
     selection = AveragePool(keep=0.25)(VisualTokens(X, grids=((6, 6),)))
