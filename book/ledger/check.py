@@ -113,7 +113,7 @@ def _moved(fresh: Mapping[str, Any], recorded: Mapping[str, Any] | None) -> list
         return [] if fresh == recorded else [f"recorded {recorded}, computed {fresh}"]
     problems = []
     room = 1e-6 + 0.05 * (fresh["high"] - fresh["low"])
-    slack = {"value": 1e-6, "low": room, "high": room, "least": 1e-6, "most": 1e-6}
+    slack = {"value": 1e-6, "low": room, "high": room, "least_without": 1e-6, "most_without": 1e-6}
     for name, now in fresh.items():
         then = recorded.get(name)
         if name in slack and now is not None and then is not None:

@@ -151,8 +151,8 @@ class Evidence:
                 min(without, key=without.__getitem__),
                 max(without, key=without.__getitem__),
             )
-            more = {"least": without[least], "most": without[most]}
-            more |= {"methods": len(without), "without": f"{least} and {most}"}
+            more = {"least_without": without[least], "most_without": without[most]}
+            more |= {"methods": len(without), "without": f"{least}, {most}"}
         return self.quantity(values[0], low, high, n, images, unit, what, **more)
 
     def row(self, row: Any, unit: str, what: str, prefix: str = "") -> Quantity:

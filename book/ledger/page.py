@@ -149,14 +149,14 @@ def _shown(quantity: Mapping[str, Any]) -> str:
 
 
 def _without(quantity: Mapping[str, Any]) -> str:
-    """Say what range a mean over methods has without any one of them."""
+    """Say what range a mean over methods has with one of them left out."""
     if not quantity["without"]:
         return ""
-    ends = (
-        show({**quantity, **dict.fromkeys(("value", "low", "high"), quantity[end])})
-        for end in ("least", "most")
-    )
-    return f"; without one method {' to '.join(ends)} (without {quantity['without']})"
+    ends = []
+    for end, name in zip(("least", "most"), quantity["without"].split(", "), strict=True):
+        there = dict.fromkeys(("value", "low", "high"), quantity[f"{end}_without"])
+        ends.append(f"{show({**quantity, **there})} ({name})")
+    return f"; with one method left out: {' to '.join(ends)}"
 
 
 def _choice(name: str, keys: Mapping[str, str], counts: pd.Series) -> str:

@@ -21,8 +21,9 @@ class Quantity:
     """A number with its 95 % interval, and what it rests on.
 
     ``n`` counts what was counted (answers, arms, cases); ``images`` and ``methods`` what was
-    resampled. Without sampling error, both limits are the value. Of a mean over methods, ``least``
-    and ``most`` are the range it has without any one of them, and ``without`` names the two.
+    resampled. Without sampling error, both limits are the value. Of a mean over methods,
+    ``least_without`` and ``most_without`` are its range without any one of them, and ``without``
+    names the two.
     """
 
     value: float
@@ -36,8 +37,8 @@ class Quantity:
     dtype: str
     device: str
     methods: int = 0
-    least: float | None = None
-    most: float | None = None
+    least_without: float | None = None
+    most_without: float | None = None
     without: str = ""
 
 

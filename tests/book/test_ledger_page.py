@@ -15,7 +15,7 @@ from docutils.parsers.rst import roles
 from book.ledger import page as ledger_page
 from book.ledger.claims import ROOT, read, typed
 from book.ledger.quantities import METRICS, views_of
-from book.ledger.wording import criterion, show, typeset
+from book.ledger.wording import criterion, limits, show, typeset
 
 
 def test_typed_results_are_found() -> None:
@@ -99,3 +99,14 @@ def test_one_row_per_test_with_data(made: dict[str, Any]) -> None:
     claims = read()
     tried = [t for c in claims for t in made["verdicts"][c["id"]]["tests"] if t != "no data"]
     assert ledger_page.tests_table(claims, made)["outcome"].tolist() == tried
+
+
+def test_what_is_asked_for_is_drawn_as_asked(made: dict[str, Any]) -> None:
+    """Columns of the table are the claim's: no field of a quantity takes their place."""
+    claims = read()
+    table = ledger_page.tests_table(claims, made).set_index(["claim", "metric"])
+    for claim in claims:
+        for test in claim["tests"]:
+            if (row := (claim["id"], test["metric"])) in table.index:
+                found = table.loc[[row], ["least", "most"]].to_numpy().tolist()
+                assert list(limits(test)) in found

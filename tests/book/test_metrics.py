@@ -61,8 +61,10 @@ def test_leaving_one_method_out(evidence: Evidence, made: dict[str, Any]) -> Non
     each = {name: mean_agreement(evidence, name) for name in evidence.means.published()}
     rest = {n: lofi - np.mean([v for m, v in each.items() if m != n]) for n in each}
     least, most = min(rest, key=rest.__getitem__), max(rest, key=rest.__getitem__)
-    assert (found["least"], found["most"]) == pytest.approx((rest[least], rest[most]))
-    assert (found["methods"], found["without"]) == (len(each), f"{least} and {most}")
+    assert (found["least_without"], found["most_without"]) == pytest.approx(
+        (rest[least], rest[most])
+    )
+    assert (found["methods"], found["without"]) == (len(each), f"{least}, {most}")
 
 
 def test_methods_and_masks_are_resampled(evidence: Evidence, made: dict[str, Any]) -> None:
