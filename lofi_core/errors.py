@@ -40,8 +40,9 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
         raise LofiError(
-            f"{error.name} is not installed; expected the packages of the extra {name!r}: "
+            f"{package} is not installed; expected the packages of the extra {name!r}: "
             f'pip install "lofi-core[{name}]"'
         ) from error
 

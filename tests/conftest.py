@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from book.ledger import check as ledger
+from book.ledger.check import record
+from book.ledger.claims import read
 from book.ledger.evidence import Evidence
 from book.ledger.means import BUDGETS
 from lofi_core.plots import style
@@ -99,7 +100,7 @@ def evidence() -> Evidence:
 @pytest.fixture(scope="session")
 def made(evidence: Evidence) -> dict[str, Any]:
     """The record of that world; tests that change it change a copy."""
-    return ledger.record(evidence, ledger.read())
+    return record(evidence, read())
 
 
 @pytest.fixture

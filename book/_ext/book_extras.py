@@ -21,7 +21,7 @@ from docutils import nodes
 from sphinx.util.images import get_image_size
 
 from book.build.provenance import repository_url
-from book.ledger import typeset
+from book.ledger import wording
 
 LITERAL = re.compile(r"(``.*?``)")
 IMAGE = re.compile(r'<img (?P<rest>[^>]*?src="(?:[^"]*/)?_images/(?P<name>[^"/]+)"[^>]*>)')
@@ -76,7 +76,7 @@ def join_units(app: Any, doctree: nodes.document, page: str) -> None:
     """Let no line begin with a per cent sign."""
     as_typed = nodes.literal | nodes.math | nodes.FixedTextElement
     for text in list(doctree.findall(nodes.Text)):
-        if (joined := typeset.join_units(text)) != text and not isinstance(text.parent, as_typed):
+        if (joined := wording.join_units(text)) != text and not isinstance(text.parent, as_typed):
             text.parent.replace(text, nodes.Text(joined))
 
 

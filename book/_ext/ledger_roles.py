@@ -1,6 +1,6 @@
-"""Sphinx extension: pages take figures and claims from the ledger's record, never by hand.
+"""Sphinx extension: pages take quantities and claims from the ledger's record, never by hand.
 
-``{metric}`lofi.lead.random` `` becomes the figure with its interval, ``{verdict}`id` `` a claim's
+``{metric}`lofi.lead.random` `` becomes the quantity with its interval, ``{verdict}`id` `` a claim's
 verdict. The directive ``{claims}`` lists what the page tests, or what the page named as its
 argument does, with their verdicts and links to the ledger. A key without a record is an error of
 the build.
@@ -14,9 +14,9 @@ from docutils.parsers.rst import roles
 from docutils.parsers.rst.states import Inliner
 from sphinx.util.docutils import SphinxDirective
 
-from book.ledger import check as ledger
-from book.ledger.typeset import typeset
-from book.ledger.verdicts import show
+from book.ledger.check import RECORD
+from book.ledger.claims import claims_of
+from book.ledger.wording import show, typeset
 
 LEDGER = "notebooks/11-the-ledger"
 
@@ -31,18 +31,18 @@ def setup(app: Any) -> dict[str, Any]:
 
 def recorded() -> dict[str, Any]:
     """Read the record."""
-    return dict(json.loads(ledger.RECORD.read_text()))
+    return dict(json.loads(RECORD.read_text()))
 
 
 def metric(
     name: str, raw: str, text: str, line: int, inliner: Inliner, *_: Any
 ) -> tuple[list[nodes.Node], list[Any]]:
-    """Put a figure in the text, and what it is in its tooltip."""
-    figure = recorded()["metrics"].get(text, {"missing": "no such figure"})
-    if "missing" in figure:
-        return [], [inliner.reporter.error(f"metric {text}: {figure['missing']}", line=line)]
-    shown = typeset(show(figure))
-    what = {"explanation": figure["what"], "classes": ["metric"]}
+    """Put a quantity in the text, and what it is in its tooltip."""
+    quantity = recorded()["metrics"].get(text, {"missing": "no such metric"})
+    if "missing" in quantity:
+        return [], [inliner.reporter.error(f"metric {text}: {quantity['missing']}", line=line)]
+    shown = typeset(show(quantity))
+    what = {"explanation": quantity["what"], "classes": ["metric"]}
     return [nodes.abbreviation(raw, shown, **what)], []
 
 
@@ -64,7 +64,7 @@ class Claims(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return the list."""
         page = self.arguments[0] if self.arguments else self.env.docname
-        claims = ledger.claims_of(page)
+        claims = claims_of(page)
         if not claims:
             raise self.error(f"no claim of the ledger is tested in {page}")
         verdicts, items = recorded()["verdicts"], nodes.bullet_list()

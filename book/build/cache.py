@@ -40,7 +40,8 @@ def sources(code: str, root: Path) -> set[Path]:
         modules |= new
         texts += [path.read_text() for path in new]
     patterns = ["lofi_core/**/*"]
-    if root / "book" / "experiments" / "__init__.py" in modules:
+    rooms = {path.parent for path in modules}
+    if rooms & {root / "book" / name for name in ("experiments", "ledger")}:
         patterns += ["book/results/**/*", "book/*.yml"]
     if any("benchmarks" in text for text in texts):
         patterns += ["benchmarks/results/*.json"]

@@ -26,7 +26,7 @@ from pathlib import Path
 
 if not Path("../lofi_core").exists():
     !git clone -q {url} lofi-book && git -C lofi-book checkout -q {commit}
-    %pip install -q "./lofi-book[eval]"
+    %pip install -q "./lofi-book[scenes,plots,eval,vlm]"
     %cd -q lofi-book/notebooks
 sys.path.insert(0, str(Path("..").resolve()))"""
 

@@ -31,7 +31,7 @@ BUILD = ROOT / "_build"
 STAGE = BUILD / "stage"
 FACTS = BUILD / "facts.json"
 PAGES = ("_config.yml", "_toc.yml", "index.md", "book")
-NOT_PAGES = shutil.ignore_patterns("*.py", "__pycache__", "profiles", "results")
+NOT_PAGES = shutil.ignore_patterns("*.py", "__pycache__", "profiles", "results", "training")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,10 +13,10 @@ from typing import Any
 
 from book.build.provenance import commit
 from book.experiments import plan as plans
+from book.experiments.export import write_results
 from book.experiments.plan import Planned
 from book.experiments.results import FOLDER
-from book.experiments.run import VERSION, Models, run
-from book.experiments.writing import write_results
+from book.experiments.run import Models, run
 from lofi_core.errors import LofiError
 from lofi_core.evaluation.records import fingerprint
 from lofi_core.scene_vlm import PATH
@@ -101,7 +101,6 @@ def _facts(arms: list[Planned], scenes: dict[str, int], model: Path) -> dict[str
     models = Models.load(model)
     names = ("torch", "transformers", "numpy", "pyarrow")
     return {
-        "schema": VERSION,
         "data": {split: f"SceneVQA({split!r}, seed=0)" for split in scenes},
         "scenes": scenes,
         "site_scenes": min(plans.SITE_SCENES, scenes.get("test", 0)),

@@ -27,9 +27,10 @@ import pyarrow as pa
 
 from book.experiments import plan as plans
 from book.experiments.compact import SCALE, probability_matrix
+from book.experiments.export import compact_tables
 from book.experiments.plan import Planned
 from book.experiments.results import Results, load
-from book.experiments.run import BLOCK, Models, block_tables, blocks
+from book.experiments.run import BLOCK, Models, block_records, blocks
 from lofi_core.errors import LofiError
 from lofi_core.evaluation.records import fingerprint
 
@@ -100,7 +101,10 @@ def check(results: Results, seed: int, arms: int = ARMS) -> Checked:
         block = int(rng.integers(blocks(n)))
         chosen = _draw(results, split, arms, rng)
         part[split] = {"block": block, "arms": [arm.label for arm in chosen.values()]}
-        made = [tables for _, tables in block_tables(models, chosen, block, n)]
+        made = [
+            compact_tables(records, chosen[number], number)
+            for number, records in block_records(models, chosen, block, n)
+        ]
         tables = {name: pa.concat_tables([one[name] for one in made]) for name in made[0]}
         first = results.find(group="reference", split=split)[0]
         images = range(block * BLOCK, min((block + 1) * BLOCK, n))

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["SCALE", "probability_matrix", "shorter", "split_probabilities"]
+__all__ = ["NOT_ADMISSIBLE", "SCALE", "probability_matrix", "shorter", "split_probabilities"]
 
 SCALE = 1000  # probabilities under a pruner are whole multiples of its inverse
+NOT_ADMISSIBLE = 255  # code of an answer that is not among a question's choices
 BITS = 9  # of the mantissa of figures: within 0.1 %
 
 

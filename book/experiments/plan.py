@@ -10,8 +10,8 @@ from typing import Any
 
 from book.experiments.variants import variants
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.arms import Arm, Condition
-from lofi_core.pruners import IPRBudget, LoFi, Random, get_pruner, registered
+from lofi_core.evaluation.arms import AS_IS, UNPRUNED, Arm, Condition
+from lofi_core.pruners import IPRBudget, LoFi, Pruner, Random, get_pruner, registered
 from lofi_core.pruners.clip import ClipPruner
 from lofi_core.pruners.inside import InsidePruner, mean_tokens
 
@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned(Arm):
+class Planned:
     """An arm of the plan.
 
     Parameters
@@ -49,6 +49,8 @@ class Planned(Arm):
         What the arm is for.
     label : str
         A name, unique within group and budget but for random seeds.
+    pruner : Pruner
+    condition : Condition
     budget : float, optional
         Share of the visual tokens asked for.
     split : {"test", "validation"}
@@ -59,9 +61,24 @@ class Planned(Arm):
 
     group: str
     label: str
+    pruner: Pruner = UNPRUNED
+    condition: Condition = AS_IS
     budget: float | None = None
     split: str = "test"
     axis: str = ""
+
+    @property
+    def arm(self) -> Arm:
+        """How the questions are asked; representations are measured on some arms only."""
+        measured = (
+            self.condition == AS_IS
+            and self.how == "image"
+            and self.split == "test"
+            and self.group in ("reference", "main", "chosen")
+            and (self.seed or 0) < 2
+        )
+        images = SITE_SCENES if measured else 0
+        return Arm(pruner=self.pruner, condition=self.condition, measured=images)
 
     @property
     def seed(self) -> int | None:
@@ -75,17 +92,6 @@ class Planned(Arm):
         if isinstance(self.pruner, InsidePruner):
             return "inside"
         return "question" if isinstance(self.pruner, ClipPruner) else "image"
-
-    @property
-    def measured(self) -> bool:
-        """Whether representations are measured, site by site."""
-        return (
-            self.condition == Condition()
-            and self.how == "image"
-            and self.split == "test"
-            and self.group in ("reference", "main", "chosen")
-            and (self.seed or 0) < 2
-        )
 
 
 def _main() -> Iterator[Planned]:

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from book.experiments.compact import probability_matrix
+from book.experiments.compact import NOT_ADMISSIBLE, probability_matrix
+from book.experiments.export import VERSION
 from book.experiments.plan import VISUAL
-from book.experiments.run import NOT_ADMISSIBLE, VERSION
 from book.experiments.tables import answer_table, question_table, site_table
 from lofi_core.errors import LofiError
 from lofi_core.evaluation.consistency import Comparison, compare
@@ -33,7 +33,7 @@ def load(folder: str | Path = FOLDER, groups: Sequence[str] | None = None) -> "R
     Parameters
     ----------
     folder : path-like
-        Where `book.experiments.writing` put them; by default those that come with the book.
+        Where `book.experiments.export` put them; by default those that come with the book.
     groups : sequence of str, optional
         Load the arms of these groups only, and the unpruned model.
 

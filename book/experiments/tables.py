@@ -7,8 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from book.experiments.compact import probability_matrix
-from book.experiments.run import NOT_ADMISSIBLE
+from book.experiments.compact import NOT_ADMISSIBLE, probability_matrix
 from lofi_core.evaluation.divergence import jensen_shannon, lead, total_variation
 from lofi_core.scenes.vqa import SceneVQA
 

@@ -1,52 +1,29 @@
 """Committed results in the terms that claims use: means of arms, spectra, AUCs, with intervals."""
 
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from book.ledger.means import BUDGETS, SEED, Means, NoData
+from book.ledger.means import BUDGETS, SEED, Means
 from book.ledger.prediction import flip_auc
+from book.ledger.quantities import NoData, Quantity
 
-__all__ = ["Evidence", "Figure"]
+__all__ = ["Evidence"]
 
 DRAWS_PER_ANSWER = 200  # of the AUCs, which take longer
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A number with its 95 % interval, and what it rests on.
-
-    ``n`` counts what was counted (answers, arms, cases), ``images`` what was resampled. Without
-    sampling error, both limits are the value.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    images: int
-    unit: str
-    what: str
-    model: str
-    dtype: str
-    device: str
-
-    def json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 class Evidence:
-    """Committed results, read when they are needed, and figures in their terms."""
+    """Committed results, read when they are needed, and quantities in their terms."""
 
     def __init__(self, results: Any) -> None:
         self.results = results
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """One row an arm and question of the test split."""
+        """One row per arm and question of the test split."""
         answers = self.results.answers
         return answers[answers["split"] == "test"]
 
@@ -57,7 +34,7 @@ class Evidence:
 
     @cached_property
     def spectra(self) -> pd.DataFrame:
-        """One row an arm and image: absolute relative IPR changes, and the image's agreement."""
+        """One row per arm and image: absolute relative IPR changes, and the image's agreement."""
         sites = self.results.sites
         sites = sites[(sites["group"] == "main") & (sites["split"] == "test")]
         if sites.empty:
@@ -88,9 +65,8 @@ class Evidence:
         spectra = self.spectra[self.spectra["budget"].isin(BUDGETS)]
         columns = ["arm", "image", "flip", "reference_margin"]
         rows = self.answers[columns].merge(spectra[["arm", "image", "last"]], on=["arm", "image"])
-        predictors = pd.DataFrame({"ipr": rows["last"], "margin": -rows["reference_margin"]})
         return flip_auc(
-            predictors,
+            pd.DataFrame({"ipr": rows["last"], "margin": -rows["reference_margin"]}),
             rows["flip"],
             rows["image"],
             within=rows["arm"],
@@ -101,23 +77,23 @@ class Evidence:
 
     def sampled(
         self, values: np.ndarray, unit: str, what: str, n: int = 0, images: int = 0
-    ) -> Figure:
-        """Return a figure of (1 + draws,) values of `Means`, by default over all questions."""
-        low, high = (float(v) for v in np.quantile(values[1:], [0.025, 0.975]))
+    ) -> Quantity:
+        """Return a quantity of (1 + draws,) values of `Means`, by default over all questions."""
+        low, high = np.quantile(values[1:], [0.025, 0.975])
         n = n or int(np.median(self.means.asked))  # random has several seeds
-        made = self.figure(float(values[0]), low, high, n, images or self.means.images)
-        return made(unit, what)
+        return self.quantity(values[0], low, high, n, images or self.means.images, unit, what)
 
-    def row(self, row: Any, unit: str, what: str, prefix: str = "") -> Figure:
-        """Return a figure of a row of `book.ledger.prediction`'s tables."""
-        names = (
-            ("value", "low", "high") if not prefix else (prefix, f"{prefix}_low", f"{prefix}_high")
-        )
-        value, low, high = (float(row[name]) for name in names)
-        return self.figure(value, low, high, int(row["n"]), int(row["groups"]))(unit, what)
+    def row(self, row: Any, unit: str, what: str, prefix: str = "") -> Quantity:
+        """Return a quantity of a row of `book.ledger.prediction`'s tables."""
+        names = (prefix, f"{prefix}_low", f"{prefix}_high") if prefix else ("value", "low", "high")
+        value, low, high, n, images = (row[name] for name in (*names, "n", "groups"))
+        return self.quantity(value, low, high, n, images, unit, what)
 
-    def figure(self, value: float, low: float, high: float, n: int, images: int) -> Any:
-        """Fill in what all figures of one run share."""
+    def quantity(
+        self, value: float, low: float, high: float, n: int, images: int, unit: str, what: str
+    ) -> Quantity:
+        """Fill in what all quantities of one run share."""
         run = self.results.experiment
         made_by = {"model": "SceneVLM", "dtype": run["dtype"], "device": run["device"]}
-        return lambda unit, what: Figure(value, low, high, n, images, unit, what, **made_by)
+        numbers = float(value), float(low), float(high), int(n), int(images)
+        return Quantity(*numbers, unit, what, **made_by)

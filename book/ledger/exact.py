@@ -1,7 +1,7 @@
-"""Figures that need no run: identities, counts, operations, and the record of the benchmark.
+"""Quantities that need no run: identities, counts, operations, and the record of the benchmark.
 
-They are registered beside those of `book.ledger.metrics`. What has no sampling error has both
-limits at its value; a model is asked only where the claim is about one.
+What has no sampling error has both limits at its value; a model is asked only where the claim is
+about one.
 """
 
 import json
@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
-from book.ledger.evidence import Evidence, Figure
-from book.ledger.means import NoData
-from book.ledger.metrics import metric
+from book.ledger.evidence import Evidence
+from book.ledger.quantities import NoData, Quantity, metric
 from lofi_core import LoFi, SceneVQA, ipr, leverage_scores, prune_inputs, scene_vlm, spectrum
 from lofi_core.evaluation.cost import prefill_flops
 from lofi_core.vlm.prompts import chat_inputs
@@ -27,9 +26,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "results"
 SHAPES = ((5, 3), (16, 64), (64, 16), (144, 128), (128, 144))
 
 
-def _number(value: float, n: int, unit: str, what: str, **made_by: str) -> Figure:
+def _number(value: float, n: int, unit: str, what: str, **made_by: str) -> Quantity:
     run = {"model": "none", "dtype": "float64", "device": "cpu"} | made_by
-    return Figure(value, value, value, n, 0, unit, what, **run)
+    return Quantity(value, value, value, n, 0, unit, what, **run)
 
 
 def _matrices() -> list[torch.Tensor]:
@@ -45,7 +44,7 @@ def _matrices() -> list[torch.Tensor]:
 
 
 @metric("ipr.identity_error")
-def _identity(e: Evidence) -> Figure:
+def _identity(e: Evidence) -> Quantity:
     errors = []
     for X in _matrices():
         exact = spectrum(X).energies.square().sum(-1)
@@ -56,7 +55,7 @@ def _identity(e: Evidence) -> Figure:
 
 @metric("leverage.full_rank_error", False)
 @metric("leverage.full_rank_error.centered", True)
-def _full_rank(e: Evidence, center: bool) -> Figure:
+def _full_rank(e: Evidence, center: bool) -> Quantity:
     wide = [X for X in _matrices()[::2] if X.shape[0] < X.shape[1]]
     errors = []
     for X in wide:
@@ -69,7 +68,7 @@ def _full_rank(e: Evidence, center: bool) -> Figure:
 
 
 @metric("lofi.learned_parameters")
-def _learned(e: Evidence) -> Figure:
+def _learned(e: Evidence) -> Quantity:
     held = [v for v in vars(LoFi(keep=0.22)).values() if isinstance(v, torch.Tensor)]
     what = "numbers that LoFi learns"
     return _number(sum(v.numel() for v in held), 1, "parameters", what, dtype="none")
@@ -88,7 +87,7 @@ _SHIPPED = {"model": "SceneVLM", "dtype": "float32"}
 
 @metric("lofi.changed_weights")
 @torch.inference_mode()
-def _changed(e: Evidence) -> Figure:
+def _changed(e: Evidence) -> Quantity:
     model, prompts = _asked()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     for inputs in prompts:
@@ -103,7 +102,7 @@ def _changed(e: Evidence) -> Figure:
 
 @metric("drop.mask_error")
 @torch.inference_mode()
-def _masked(e: Evidence) -> Figure:
+def _masked(e: Evidence) -> Quantity:
     model, prompts = _asked()
     errors = []
     for inputs in prompts:
@@ -123,7 +122,7 @@ def _masked(e: Evidence) -> Figure:
 
 @metric("drop.keep_all_error")
 @torch.inference_mode()
-def _all_kept(e: Evidence) -> Figure:
+def _all_kept(e: Evidence) -> Quantity:
     model, prompts = _asked()
     pairs = [(model(**x), model(**prune_inputs(model, x, LoFi(keep=1.0)))) for x in prompts]
     error = max(float((a.logits - b.logits).abs().max()) for a, b in pairs)
@@ -133,7 +132,7 @@ def _all_kept(e: Evidence) -> Figure:
 
 @metric("families.failed", True)
 @metric("families.missing_to_ten", False)
-def _families(e: Evidence, failed: bool) -> Figure:
+def _families(e: Evidence, failed: bool) -> Quantity:
     families = json.loads(CAPABILITIES.read_text())["families"]
     cases = [family[device] for family in families.values() for device in ("CPU", "CUDA")]
     run = {"model": f"{len(families)} families", "dtype": "float32"}
@@ -146,7 +145,7 @@ def _families(e: Evidence, failed: bool) -> Figure:
 
 
 @metric("cost.operations@25")
-def _operations(e: Evidence) -> Figure:
+def _operations(e: Evidence) -> Quantity:
     """With the selection: the Gram matrix, and 10 N^3 for its eigenvectors."""
     config, N, text, D = LlamaConfig(), 576, 64, 4096
     whole = prefill_flops(config, N + text)
@@ -158,7 +157,7 @@ def _operations(e: Evidence) -> Figure:
 
 @metric("cost.prefill_time@25", True)
 @metric("cost.selection_share@25", False)
-def _measured(e: Evidence, whole: bool) -> Figure:
+def _measured(e: Evidence, whole: bool) -> Quantity:
     """Limits are those that the quartiles of the times allow: wider than any of the ratio's own."""
     pruned, full, machine = _timed()
     device, kind = machine["device"], machine["type"]
@@ -169,7 +168,7 @@ def _measured(e: Evidence, whole: bool) -> Figure:
 
     what = f"time of LoFi's selection{' and of prefill' if whole else ''} at 25 % of the tokens"
     dtype = pruned.get("dtype", "bfloat16" if kind == "cuda" else "float32")
-    return Figure(
+    return Quantity(
         value=ratio("median", "median"),
         low=ratio("low", "high"),
         high=ratio("high", "low"),

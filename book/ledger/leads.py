@@ -1,20 +1,17 @@
-"""Figures of LoFi against the others: agreement at equal budgets, and what it costs in accuracy."""
+"""Quantities of LoFi against the others: agreement at equal budgets, and its price in accuracy."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-from book.ledger.evidence import Evidence, Figure
-from book.ledger.means import BUDGETS, KINDS, PUBLISHED, NoData
-from book.ledger.metrics import metric
-from lofi_core.evaluation.statistics import holm
-from lofi_core.pruners import get_pruner, pruner_names
-
-__all__ = ["unlisted"]
+from book.ledger.evidence import Evidence
+from book.ledger.means import BUDGETS, KINDS
+from book.ledger.quantities import NoData, Quantity, metric
 
 
-def _lead(e: Evidence, ahead: str, others: Sequence[str], what: str) -> Figure:
+def _lead(e: Evidence, ahead: str, others: Sequence[str], what: str) -> Quantity:
     """Agreement minus the best other's, which is chosen anew in each sample.
 
     Each other counts at those of the four budgets that it kept to; where methods reach different
@@ -35,12 +32,12 @@ def _lead(e: Evidence, ahead: str, others: Sequence[str], what: str) -> Figure:
     return e.sampled(np.min(leads, axis=0), "points", what, n, images)
 
 
-def _lead_kind(e: Evidence, kind: str, names: tuple[str, ...]) -> Figure:
+def _lead_kind(e: Evidence, kind: str, names: tuple[str, ...]) -> Quantity:
     which = kind.replace("_", " ")
     return _lead(e, "lofi", names, f"agreement of LoFi minus the best of {{}} ({which})")
 
 
-def _lead_control(e: Evidence, name: str) -> Figure:
+def _lead_control(e: Evidence, name: str) -> Quantity:
     return _lead(e, "lofi", [name], f"agreement of LoFi minus that of {name}")
 
 
@@ -51,21 +48,21 @@ for _name in ("random", "uniform", "norm", "pool", "anti-lofi"):
 
 
 @metric("deflated.lead.lofi")
-def _deflated(e: Evidence) -> Figure:
+def _deflated(e: Evidence) -> Quantity:
     what = "agreement of deflated LoFi minus that of LoFi"
     return _lead(e, "deflated-lofi", ["lofi"], what)
 
 
 @metric("deflated.lead.best_published", "deflated-lofi", "deflated LoFi")
 @metric("lofi.lead.best_published", "lofi", "LoFi")
-def _lead_best(e: Evidence, label: str, name: str) -> Figure:
+def _lead_best(e: Evidence, label: str, name: str) -> Quantity:
     what = f"agreement of {name} minus the best of the published methods ({{}})"
     return _lead(e, label, e.means.published(), what)
 
 
 @metric("lofi.lead.published", False)
 @metric("lofi.lead.published.relative", True)
-def _lead_mean(e: Evidence, relative: bool) -> Figure:
+def _lead_mean(e: Evidence, relative: bool) -> Quantity:
     m = e.means
     theirs = np.mean([m.over("agreement", name) for name in m.published()], axis=0)
     lead = np.mean([m.lead("lofi", name) for name in m.published()], axis=0)
@@ -75,23 +72,17 @@ def _lead_mean(e: Evidence, relative: bool) -> Figure:
     return e.sampled(lead, "points", what)
 
 
-def _accuracy(e: Evidence, budget: float) -> Figure:
+def _accuracy(e: Evidence, budget: float) -> Quantity:
     what = f"change of accuracy by LoFi at {budget:.0%} of the tokens"
     return e.sampled(e.means("accuracy_change", "lofi", budget), "points", what)
 
 
-def _agreement(e: Evidence, budget: float) -> Figure:
-    what = f"agreement of LoFi at {budget:.0%} of the tokens"
-    return e.sampled(e.means("agreement", "lofi", budget), "share", what)
-
-
 for _b in BUDGETS:
     metric(f"lofi.accuracy_change@{100 * _b:.0f}", _b)(_accuracy)
-    metric(f"lofi.agreement@{100 * _b:.0f}", _b)(_agreement)
 
 
 @metric("dynamic.lead")
-def _dynamic(e: Evidence) -> Figure:
+def _dynamic(e: Evidence) -> Quantity:
     m = e.means
     lead = m.lead("lofi dynamic", "lofi", group="dynamic")
     what = "agreement of LoFi with IPR-driven minus fixed budgets of equal mean"
@@ -99,27 +90,20 @@ def _dynamic(e: Evidence) -> Figure:
 
 
 @metric("published.below_random")
-def _below_random(e: Evidence) -> Figure:
+def _below_random(e: Evidence) -> Quantity:
     """Methods whose agreement is lower by a one-sided test after Holm's correction."""
     m = e.means
     leads = [m.lead(name, "random") for name in m.published()]
     p = [stats.norm.cdf(lead[0] / lead[1:].std(ddof=1)) for lead in leads]
-    count = float((holm(p) < 0.05).sum())
+    count = float((multipletests(p, method="holm")[1] < 0.05).sum())
     what = f"published methods, of {len(leads)}, that agree less often than random choice"
-    return e.figure(count, count, count, len(leads), m.images)("methods", what)
+    return e.quantity(count, count, count, len(leads), m.images, "methods", what)
 
 
 @metric("budget.deviation.max")
-def _deviation(e: Evidence) -> Figure:
+def _deviation(e: Evidence) -> Quantity:
     m = e.means
     cells = [(label, b) for group, label, b in m.cells if group == "main" and b in BUDGETS]
     worst = max(float(abs(m("deviation", *cell)[0])) for cell in cells)
     what = "largest deviation of mean measured from asked budgets, registered methods"
-    return e.figure(worst, worst, worst, len(cells), m.images)("share", what)
-
-
-def unlisted() -> list[str]:
-    """Return registered methods of other papers that `KINDS` lacks."""
-    kinds = {name: type(get_pruner(name, keep=0.5)) for name in pruner_names()}
-    own = kinds["lofi"].paper
-    return [n for n, k in kinds.items() if k.paper not in ("", own) and n not in PUBLISHED]
+    return e.quantity(worst, worst, worst, len(cells), m.images, "share", what)

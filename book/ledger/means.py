@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["BUDGETS", "DRAWS", "FIELD", "FURTHEST", "KINDS", "PUBLISHED", "SEED", "Means", "NoData"]
+from book.ledger.quantities import NoData
+from lofi_core.evaluation.statistics import resamples
+
+__all__ = ["BUDGETS", "DRAWS", "FIELD", "FURTHEST", "KINDS", "PUBLISHED", "SEED", "Means"]
 
 BUDGETS = (0.5, 0.33, 0.22, 0.11)
 FIELD = (0.33, 0.22, 0.11)  # 192, 128 and 64 of 576 tokens
@@ -29,10 +32,6 @@ KINDS: dict[str, tuple[str, ...]] = {
 PUBLISHED = tuple(name for names in KINDS.values() for name in names)
 
 
-class NoData(Exception):
-    """The results hold nothing that the figure could be computed from."""
-
-
 class Means:
     """Means of arms over questions, for the images as they are and for samples of them.
 
@@ -40,58 +39,44 @@ class Means:
     they are.
     """
 
-    QUANTITIES = (
-        "agreement",
-        "flip",
-        "right_to_wrong",
-        "wrong_to_right",
-        "accuracy_change",
-        "total_variation",
-        "deviation",
-    )
-
-    def __init__(self, answers: pd.DataFrame, draws: int = DRAWS, seed: int = SEED) -> None:
+    def __init__(self, answers: pd.DataFrame) -> None:
         budget = answers["budget"].fillna(1.0)
         kind, flip = answers["transition"], answers["flip"].astype(float)
         right = answers["right"].astype(float) - answers["reference_right"].astype(float)
-        table = pd.DataFrame(
-            {
-                "group": answers["group"].astype(str),
-                "label": answers["label"].astype(str),
-                "budget": budget.round(4),
-                "image": answers["image"],
-                "agreement": 1 - flip,
-                "flip": flip,
-                "right_to_wrong": (kind == "right to wrong").astype(float),
-                "wrong_to_right": (kind == "wrong to right").astype(float),
-                "accuracy_change": right,
-                "total_variation": answers["total_variation"].astype(float),
-                "deviation": answers["budget_measured"].astype(float) - budget,
-                "count": 1.0,
-            }
-        )
-        sums = table.groupby(["image", "group", "label", "budget"]).sum()
-        wide = sums.unstack(["group", "label", "budget"], fill_value=0.0)
-        self.images = len(wide)
-        times = np.random.default_rng(seed).multinomial(
-            self.images, np.full(self.images, 1 / self.images), size=draws
-        )
-        times = np.vstack([np.ones(self.images), times])
-        count = wide["count"]
-        self.cells = {cell: i for i, cell in enumerate(count.columns)}
-        self.asked = count.to_numpy().sum(0)
-        number = times @ count.to_numpy()
-        number[number == 0] = np.nan
-        self.sums = {q: wide[q][count.columns].to_numpy() for q in self.QUANTITIES}
-        self.of = {q: times @ sums / number for q, sums in self.sums.items()}
-        self.times, self.counts = times, count.to_numpy()
+        cell = {
+            "group": answers["group"].astype(str),
+            "label": answers["label"].astype(str),
+            "budget": budget.round(4),
+        }
+        values = {
+            "agreement": 1 - flip,
+            "flip": flip,
+            "right_to_wrong": (kind == "right to wrong").astype(float),
+            "wrong_to_right": (kind == "wrong to right").astype(float),
+            "accuracy_change": right,
+            "total_variation": answers["total_variation"].astype(float),
+            "deviation": answers["budget_measured"].astype(float) - budget,
+            "count": 1.0,
+        }
+        table = pd.DataFrame({**cell, **values, "image": answers["image"]})
+        wide = table.groupby(["image", *cell]).sum().unstack([*cell], fill_value=0.0)
+        sums = {name: wide[name] for name in values}
+        self.cells = {cell: i for i, cell in enumerate(sums["count"].columns)}
+        self.counts = sums["count"].to_numpy()
+        self.sums = {name: sums[name][[*self.cells]].to_numpy() for name in values}
+        self.images, self.asked = len(wide), self.counts.sum(0)
+        whole = np.ones((1, self.images))
+        self.times = np.concatenate([whole, *resamples(self.images, DRAWS, SEED)])
+        self.number = self.times @ self.counts
+        self.number[self.number == 0] = np.nan
 
     def __call__(self, quantity: str, label: str, budget: float, group: str = "main") -> np.ndarray:
         """Mean of one cell, (1 + draws,)."""
         try:
-            return self.of[quantity][:, self.cells[group, label, round(budget, 4)]]
+            cell = self.cells[group, label, round(budget, 4)]
         except KeyError:
             raise NoData(f"no {group} arm {label} at {budget}") from None
+        return self.times @ self.sums[quantity][:, cell] / self.number[:, cell]
 
     def over(
         self, quantity: str, label: str, budgets: Iterable[float] = BUDGETS, group: str = "main"

@@ -9,14 +9,10 @@ is one cumulative sum; it counts, ties half, the rows that a row of value v beat
 ``below(v) / W`` is its midrank as a fraction of the stratum's weight W.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy import stats
 
-__all__ = ["SortedColumn", "bootstrap", "kendall", "spearman"]
-
-_BLOCK = 1 << 17  # entries of the arrays of one block of draws: what a core's cache holds
+__all__ = ["SortedColumn", "spearman"]
 
 
 class SortedColumn:
@@ -106,59 +102,3 @@ def spearman(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> np.ndarray:
             ranks[:, mine] = (stats.rankdata(values[:, mine], axis=1) - 0.5) / mine.sum() - 0.5
     scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     return (a * b).sum(1) / np.where(scale > 0, scale, np.nan)
-
-
-def kendall(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Tau-b over the pairs of one stratum, (draws,); NaN where nothing varies.
-
-    Parameters
-    ----------
-    x, y : ndarray, shape (draws, A)
-        Samples, a row each.
-    strata : ndarray, shape (A,), int
-        Pairs across strata do not count.
-
-    Examples
-    --------
-    >>> kendall(np.array([[1, 2, 9]]), np.array([[2, 4, 3]]), np.zeros(3)).round(6)
-    array([0.333333])
-    """
-    same = strata[:, None] == strata
-    a, b = (np.sign(v[:, :, None] - v[:, None])[:, same] for v in (x, y))
-    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return (a * b).sum(1) / np.where(scale > 0, scale, np.nan)
-
-
-def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray], C: int, draws: int, seed: int, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return a statistic of C images, and of samples of them drawn with replacement.
-
-    Parameters
-    ----------
-    statistic : callable
-        From numbers of times (draws, C), float64, to values (draws, q).
-    C, draws, seed : int
-        Number of images, of samples, and what seeds them.
-    size : int
-        Entries of the statistic's largest array, a draw; it decides how many are done at a time.
-
-    Returns
-    -------
-    value : ndarray, shape (q,)
-        Every image once.
-    sample : ndarray, shape (draws, q)
-        The bootstrap.
-
-    Examples
-    --------
-    >>> value, sample = bootstrap(lambda t: t @ np.eye(3), C=3, draws=5, seed=0, size=3)
-    >>> value.tolist(), sample.sum(1).tolist()
-    ([1.0, 1.0, 1.0], [3.0, 3.0, 3.0, 3.0, 3.0])
-    """
-    rng = np.random.default_rng(seed)
-    block, shares, sample = max(1, _BLOCK // size), np.full(C, 1 / C), []
-    for start in range(0, draws, block):
-        times = rng.multinomial(C, shares, size=min(block, draws - start))
-        sample.append(statistic(times.astype(float)))
-    return statistic(np.ones((1, C)))[0], np.concatenate(sample)

@@ -1,4 +1,4 @@
-"""The ledger as readers see it: claims that can be chosen without a kernel, and a figure."""
+"""The ledger as readers see it: claims that can be chosen without a kernel, and a plot."""
 
 import html
 import textwrap
@@ -12,8 +12,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from book.ledger.typeset import typeset
-from book.ledger.verdicts import VERDICTS, Claim, criterion, limits, show
+from book.ledger.claims import Claim
+from book.ledger.verdicts import VERDICTS
+from book.ledger.wording import criterion, limits, show, typeset
 from lofi_core.plots import INK
 
 __all__ = ["Table", "counts", "forest", "tests_table", "wrapped"]
@@ -55,7 +56,7 @@ class Table:
         self.claims, self.record = claims, record
 
     def __repr__(self) -> str:
-        """Return one line a claim."""
+        """Return one line per claim."""
         verdicts = self.record["verdicts"]
         return "\n".join(f"{verdicts[c['id']]['verdict']:15} {c['id']}" for c in self.claims)
 
@@ -105,17 +106,17 @@ class Table:
         )
 
     def _test(self, test: Mapping[str, Any], outcome: str) -> str:
-        """One test: its sign, figure and criterion, and below, what was counted and how often."""
-        figure = self.record["metrics"][test["metric"]]
+        """One test: its sign, quantity and criterion, and below, what was counted and how often."""
+        quantity = self.record["metrics"][test["metric"]]
         sign = f'<span role="img" aria-label="{WORDS[outcome]}">{SIGNS[outcome]}</span>'
-        if "missing" in figure:
-            return f'<li class="test">{sign}<span>{_text(figure["missing"])}</span></li>'
-        images = f" of {figure['images']:,} images" if figure["images"] else ""
-        model = "" if figure["model"] == "none" else f"; {figure['model']}"
+        if "missing" in quantity:
+            return f'<li class="test">{sign}<span>{_text(quantity["missing"])}</span></li>'
+        images = f" of {quantity['images']:,} images" if quantity["images"] else ""
+        model = "" if quantity["model"] == "none" else f"; {quantity['model']}"
         parts = (
-            f"{show(figure)}",
-            f"asked for: {criterion(test, figure['unit'])}",
-            f"{figure['what']} (n = {figure['n']:,}{images}{model})",
+            f"{show(quantity)}",
+            f"asked for: {criterion(test, quantity['unit'])}",
+            f"{quantity['what']} (n = {quantity['n']:,}{images}{model})",
         )
         cells = "".join(f"<span>{_text(part)}</span>" for part in parts)
         return f'<li class="test">{sign}{cells}</li>'
@@ -142,7 +143,7 @@ def _text(text: str) -> str:
 
 
 def wrapped(fields: Mapping[str, Any], width: int = 78) -> str:
-    """Render fields for print, a line each, in lines that fit the page.
+    """Render fields for print, one line each, in lines that fit the page.
 
     >>> print(wrapped({"dtype": "float32", "scenes": {"test": 1000, "validation": 400}}))
     dtype         float32
@@ -158,7 +159,7 @@ def wrapped(fields: Mapping[str, Any], width: int = 78) -> str:
 
 
 def counts(claims: list[Claim], record: Mapping[str, Any]) -> pd.DataFrame:
-    """Count the verdicts, a row for each who makes claims."""
+    """Count the verdicts, one row for each who makes claims."""
     rows = [(SOURCES[c["source"]], record["verdicts"][c["id"]]["verdict"]) for c in claims]
     source, verdict = zip(*rows, strict=True)
     table = pd.crosstab(pd.Index(source, name=None), pd.Index(verdict, name=None))
@@ -167,22 +168,22 @@ def counts(claims: list[Claim], record: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def tests_table(claims: list[Claim], record: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a test that has a figure: claim, key, outcome, figure and the claimed range."""
+    """One row per test that has data: claim, key, outcome, quantity and the claimed range."""
     rows = []
     for claim in claims:
         outcomes = record["verdicts"][claim["id"]]["tests"]
         for test, outcome in zip(claim["tests"], outcomes, strict=True):
-            figure = record["metrics"][test["metric"]]
+            quantity = record["metrics"][test["metric"]]
             if outcome != "no data":
                 least, most = limits(test)
                 facts = {"claim": claim["id"], "kind": claim["kind"], "source": claim["source"]}
                 facts |= {"outcome": outcome, "least": least, "most": most}
-                rows.append({**facts, "metric": test["metric"], **figure})
+                rows.append({**facts, "metric": test["metric"], **quantity})
     return pd.DataFrame(rows)
 
 
 def forest(claims: list[Claim], record: Mapping[str, Any]) -> Figure:
-    """Draw each test's figure with its interval over the range that is claimed.
+    """Draw each test's quantity with its interval over the range that is claimed.
 
     Exact claims are left out: they have no interval.
     """
@@ -211,7 +212,7 @@ _MARKS = {"holds": "o", "open": "D", "fails": "X"}
 
 
 def _panel(ax: Axes, rows: pd.DataFrame, scale: float) -> None:
-    """Draw one test a line; ranges without an end reach the edge of the panel."""
+    """Draw one test per line; ranges without an end reach the edge of the panel."""
     finite = rows[["least", "most"]].where(lambda x: x.abs() < float("inf"))
     ends = pd.concat([rows["low"], rows["high"], finite["least"], finite["most"]]).dropna() * scale
     margin = 0.06 * (ends.max() - ends.min())

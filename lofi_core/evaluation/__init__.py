@@ -1,14 +1,8 @@
-"""Asking a model under many pruners, and what its answers say. Needs the extra ``eval``."""
+"""Asking a model under many pruners, and what its answers say. Most modules need ``[eval]``."""
 
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-
-from lofi_core.errors import extra
-
-with extra("eval"):
-    for package in ("pandas", "pyarrow", "scipy", "tqdm"):
-        import_module(package)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -19,7 +19,7 @@ from lofi_core.pruners import pruner_names
 from lofi_core.scene_vlm import PATH
 from lofi_core.scenes.vqa import SceneVQA
 
-__all__ = ["main"]
+__all__ = ["load", "main"]
 
 DESCRIPTION = """\
 Ask a vision-language model the questions of SceneVQA or of a public benchmark, unpruned and under
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
             raise LofiError(f"evaluate: {options.out} is a file; expected a folder, or a new name")
         scenes, data = _data(options)
         n = options.scenes if options.data == "scenevqa" else None
-        model, processor = _load(options)
+        model, processor = load(options.model, options.dtype, options.attention, options.device)
         size = options.images_per_batch
         result = evaluate(model, processor, scenes, pruners, options.out, data, n, size)
     except LofiError as error:
@@ -128,7 +128,7 @@ def _data(options: argparse.Namespace) -> tuple[Sequence[Scene], str]:
     return scenes, f"load_benchmark({options.data!r}, {options.scenes}, seed={seed})"
 
 
-def _load(options: argparse.Namespace) -> tuple[Any, Any]:
+def load(name: str, dtype: str, attention: str, device: str) -> tuple[Any, Any]:
     """Load the model, on this process's GPU if there are several, and its processor.
 
     Raises
@@ -137,25 +137,23 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
         If there is no such model, device or attention back-end. Weights are read from safetensors
         only, and no code of the model's own is run.
     """
-    device = options.device
+    place = device
     if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         model = transformers.AutoModelForImageTextToText.from_pretrained(
-            options.model,
-            dtype=getattr(torch, options.dtype),
-            attn_implementation=options.attention,
+            name,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
         )
-        processor = transformers.AutoProcessor.from_pretrained(
-            options.model, trust_remote_code=False
-        )
-        return model.to(device).eval(), processor
+        processor = transformers.AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        return model.to(place).eval(), processor
     except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise LofiError(
-            f"evaluate: {options.model} on {options.device}, attention {options.attention}: "
+            f"evaluate: {name} on {device}, attention {attention}: "
             f"{reason}; expected a folder or hub id of an image-text-to-text model with "
             "safetensors, and a device and back-end that this machine has"
         ) from error

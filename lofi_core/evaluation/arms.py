@@ -7,7 +7,7 @@ from typing import Any
 from lofi_core.errors import LofiError
 from lofi_core.pruners import Pruner, Random, get_pruner
 
-__all__ = ["UNPRUNED", "Arm", "Condition", "arms", "as_arm"]
+__all__ = ["AS_IS", "UNPRUNED", "Arm", "Condition", "arms", "as_arm"]
 
 UNPRUNED = Random(keep=1.0)
 """The arm that keeps every visual token."""
@@ -39,12 +39,32 @@ class Condition:
     attention: str | None = None
 
 
+AS_IS = Condition()
+"""The model as it was loaded, asked in the fastest way."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A way of asking: a pruner, of either kind, and a condition."""
+    """A way of asking.
+
+    Parameters
+    ----------
+    pruner : Pruner
+        Of either kind; by default it keeps everything.
+    condition : Condition
+    measured : int
+        Of the first so many images of the data, compare the representations with those of the
+        unpruned model, see `lofi_core.evaluation.states`.
+    """
 
     pruner: Pruner = UNPRUNED
-    condition: Condition = Condition()
+    condition: Condition = AS_IS
+    measured: int = 0
+
+    @property
+    def unpruned(self) -> bool:
+        """Whether it is the model as it is."""
+        return self.pruner == UNPRUNED and self.condition == AS_IS
 
 
 def arms(

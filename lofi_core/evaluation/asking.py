@@ -1,17 +1,18 @@
 """Ask a model questions about images: the one way in which this library does it."""
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
-import pandas as pd
-
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.arms import UNPRUNED, Arm, as_arm
-from lofi_core.evaluation.block import Block, Reply, visual_tokens
+from lofi_core.evaluation.block import Block, Reply
 from lofi_core.evaluation.questions import Scene
 from lofi_core.evaluation.replies import judge
 from lofi_core.pruners import ClipText, Pruner
-from lofi_core.vlm.report import ImageReport
+
+with extra("eval"):
+    import pandas as pd
 
 __all__ = ["ask", "ask_arms", "rows_of"]
 
@@ -45,26 +46,21 @@ def ask_arms(
     Raises
     ------
     LofiError
-        If a pruner cannot act on the model, if two admissible answers begin alike, or if logits
-        are not finite.
+        If a pruner cannot act on the model, or if logits are not finite.
     """
     every = [as_arm(pruner) for pruner in pruners]
-    needs = sorted({name for arm in every for name in arm.pruner.needs})
-    block = Block(model, processor, scenes, needs, clip)
+    block = Block(model, processor, scenes, every, clip)
     return [row for number, arm in enumerate(every) for row in rows_of(block, number, arm)]
 
 
 def rows_of(block: Block, number: int, arm: Arm) -> list[dict[str, Any]]:
     """One row per question of a block, under the arm of this number."""
-    reply = block.ask(arm)
-    before = visual_tokens(block.model, block.inputs["input_ids"])
-    texts = reply.texts or [""] * len(block.asked)
-    margins: Sequence[float | None] = reply.margins or [None] * len(block.asked)
-    chosen = _chosen(block, reply)
-    return [
+    replies, figures = block.ask(arm)
+    before = (block.encoded.inputs["input_ids"] == block.model.config.image_token_id).sum(-1)
+    rows = [
         {
             "arm": number,
-            "image": i,
+            "image": block.start + i,
             "number": n,
             "scene": block.scenes[i].id,
             "family": q.family,
@@ -72,16 +68,32 @@ def rows_of(block: Block, number: int, arm: Arm) -> list[dict[str, Any]]:
             "answer": q.answer,
             "choices": list(q.choices),
             "chance": 1 / len(q.choices) if q.choices else None,
-            **judge(
-                block.processor.tokenizer, q, block.first[b], reply.logits[b], texts[b], margins[b]
-            ),
-            "tokens_before": before[b],
-            "tokens": reply.tokens[b],
-            "budget_measured": reply.tokens[b] / before[b],
-            **chosen[b],
+            **judge(block.processor.tokenizer, q, first, z.logits, z.text, z.margin),
+            **_pruned(z, int(before[i])),
         }
-        for b, (i, n, q) in enumerate(block.asked)
+        for (i, n, q), first, z in zip(block.asked, block.first, replies, strict=True)
     ]
+    if figures is not None:
+        measured = zip(rows, figures.hidden_distance, figures.text_ipr_change, strict=False)
+        for row, distance, change in measured:
+            row |= {"hidden_distance": distance, "text_ipr_change": change}
+        for i, sites in enumerate(figures.sites):
+            rows[block.rows.index(i)]["sites"] = sites
+    return rows
+
+
+def _pruned(reply: Reply, before: int) -> dict[str, Any]:
+    """What became of a question's image; inside the language model there is no one choice."""
+    pieces = reply.reports
+    return {
+        "tokens_before": before,
+        "tokens": reply.tokens,
+        "budget_measured": reply.tokens / before,
+        "ipr_before": fmean(piece.ipr_before for piece in pieces) if pieces else None,
+        "ipr_after": fmean(piece.ipr_after for piece in pieces) if pieces else None,
+        "kept": [piece.kept.tolist() for piece in pieces] if pieces else None,
+        "seconds": reply.seconds,
+    }
 
 
 def ask(
@@ -90,6 +102,7 @@ def ask(
     scenes: Sequence[Scene],
     pruner: Pruner | Arm | None = None,
     images_per_batch: int = 8,
+    clip: ClipText | None = None,
 ) -> pd.DataFrame:
     """Ask every question of every scene: `ask_arms` with one arm, a block of images at a time.
 
@@ -103,6 +116,8 @@ def ask(
         What prunes the visual tokens; by default nothing does.
     images_per_batch : int >= 1
         Images whose questions are asked together.
+    clip : ClipText, optional
+        As `ask_arms` takes it.
 
     Returns
     -------
@@ -123,30 +138,6 @@ def ask(
     scenes, rows = list(scenes), []
     arm = as_arm(UNPRUNED if pruner is None else pruner)
     for start in range(0, max(1, len(scenes)), images_per_batch):
-        found = ask_arms(model, processor, scenes[start : start + images_per_batch], [arm])
-        rows += [row | {"image": row["image"] + start} for row in found]
+        some = scenes[start : start + images_per_batch]
+        rows += rows_of(Block(model, processor, some, [arm], clip, start), 0, arm)
     return pd.DataFrame(rows)
-
-
-def _chosen(block: Block, reply: Reply) -> list[dict[str, Any]]:
-    """Summarise the reports on each question's image; ``seconds`` is the time for all its rows."""
-    nothing = dict.fromkeys(("ipr_before", "ipr_after", "kept", "seconds"))
-    if not reply.reports:  # inside the language model there is no choice of tokens to report
-        return [dict(nothing) for _ in block.asked]
-    by_row: dict[int, list[ImageReport]] = {}
-    seconds: dict[int, float] = dict.fromkeys(block.rows, 0.0)
-    for b, report in reply.reports:
-        by_row.setdefault(b, []).append(report)
-        seconds[block.rows[b]] += report.seconds
-    rows = []
-    for b, image in enumerate(block.rows):
-        found = by_row.get(b) or by_row[block.rows.index(image)]
-        rows.append(
-            {
-                "ipr_before": sum(report.ipr_before for report in found) / len(found),
-                "ipr_after": sum(report.ipr_after for report in found) / len(found),
-                "kept": [report.kept.tolist() for report in found],
-                "seconds": seconds[image],
-            }
-        )
-    return rows

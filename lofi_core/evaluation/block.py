@@ -8,9 +8,11 @@ pruner that acts before the language model chooses once per image, unless it dep
 question.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,48 +20,48 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lofi_core.errors import LofiError
-from lofi_core.evaluation.arms import UNPRUNED, Arm, Condition
+from lofi_core.evaluation.arms import AS_IS, UNPRUNED, Arm
 from lofi_core.evaluation.questions import Scene, spellings
 from lofi_core.evaluation.replies import least_margin
+from lofi_core.evaluation.states import Figures, Reference, read_sites, sites_of
 from lofi_core.pruners import ClipPruner, ClipText, InsidePruner, Pruner, Selection
 from lofi_core.pruners.tokens import VisualTokens
 from lofi_core.vlm.encoding import encode_inputs
 from lofi_core.vlm.inside import pruning_inside
-from lofi_core.vlm.masks import with_facts
-from lofi_core.vlm.packing import Packed, PackedOutput, pack
+from lofi_core.vlm.packing import NotPackable, Packed, PackedOutput, pack
 from lofi_core.vlm.prompts import chat_inputs, share
+from lofi_core.vlm.reference import with_facts
 from lofi_core.vlm.report import ImageReport
 
-__all__ = ["Block", "Reply", "visual_tokens"]
+__all__ = ["Block", "Reply"]
 
-LONGEST_REPLY = 16  # tokens of an answer in free text
+LONGEST_REPLY = 16  # tokens of an answer that is read in full
 
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What came back from Q questions, in their order.
+    """What came back to one question.
 
     Parameters
     ----------
-    logits : Tensor, shape (Q, V)
+    logits : Tensor, shape (V,)
         Of the first token, on the CPU.
-    tokens : list of Q float
+    tokens : float
         Visual tokens that a layer of the language model received, on average.
-    reports : list of (int, ImageReport)
-        The pruner's reports, each with the question it is about, or with the first question about
-        its image where it was chosen once per image; empty for pruners inside the model.
-    texts, margins : list of Q str, list of Q float
-        Greedy replies and their least margins; empty if all questions have choices.
-    packed : PackedOutput, optional
-        With hidden states, if they were asked for.
+    text, margin : str, float, optional
+        The greedy reply and its least margin, where it is read in full.
+    reports : sequence of ImageReport
+        What became of the question's image, piece by piece; none for pruners inside the model.
+    seconds : float, optional
+        Time of choosing, for the image; likewise.
     """
 
     logits: Tensor
-    tokens: list[float]
-    reports: list[tuple[int, ImageReport]]
-    texts: list[str]
-    margins: list[float]
-    packed: PackedOutput | None = None
+    tokens: float
+    text: str = ""
+    margin: float | None = None
+    reports: Sequence[ImageReport] = ()
+    seconds: float | None = None
 
 
 class Block:
@@ -71,10 +73,12 @@ class Block:
         From ``AutoModelForImageTextToText`` and ``AutoProcessor``.
     scenes : sequence of Scene
         With at least one question each.
-    needs : sequence of str
-        Union of what the pruners need, see `lofi_core.vlm.encoding.encode_inputs`.
+    arms : sequence of Arm
+        What they will be asked under: says what to record while encoding.
     clip : ClipText, optional
         The CLIP that completes pruners which compare patches with the question.
+    start : int
+        Position of the first scene in the data.
     """
 
     def __init__(
@@ -82,8 +86,9 @@ class Block:
         model: Any,
         processor: Any,
         scenes: Sequence[Scene],
-        needs: Sequence[str] = (),
+        arms: Sequence[Arm],
         clip: ClipText | None = None,
+        start: int = 0,
     ) -> None:
         if not scenes or any(not scene.questions for scene in scenes):
             raise LofiError(
@@ -91,142 +96,183 @@ class Block:
                 "without a question; expected at least one scene, with a question each"
             )
         self.model, self.processor, self.scenes = model, processor, scenes
-        self.needs, self.clip = needs, clip
+        self.clip, self.start = clip, start
         self.asked = [(i, n, q) for i, s in enumerate(scenes) for n, q in enumerate(s.questions)]
         self.rows = [i for i, _, _ in self.asked]  # the scene of each question
         self.first = [spellings(processor.tokenizer, q) for _, _, q in self.asked]
-        self.open = not all(q.choices for _, _, q in self.asked)
-        shown = [(scene.image, scene.questions[0].text) for scene in scenes]
-        alone = chat_inputs(processor, shown).to(model.device, model.dtype)
-        self.inputs = self._inputs(range(len(self.asked)))
-        self.encoded = encode_inputs(model, alone, needs)
-        self._packed = None if self.open else self._pack()
+        needs = {name for arm in arms for name in arm.pruner.needs}
+        needs |= {"encoded" for arm in arms if arm.measured > start}
+        alone = self._prompts([self.rows.index(i) for i in range(len(scenes))])
+        self.encoded = encode_inputs(model, alone, sorted(needs))
 
-    def _inputs(self, which: Sequence[int]) -> Any:
-        """Prompts of some questions, one per row."""
+    def _prompts(self, which: Sequence[int]) -> dict[str, Any]:
+        """Write the prompts of some questions, one per row."""
         chats = [(self.scenes[self.rows[b]].image, self.asked[b][2].text) for b in which]
-        return chat_inputs(self.processor, chats).to(self.model.device, self.model.dtype)
+        inputs = chat_inputs(self.processor, chats)
+        return dict(inputs.to(self.model.device, self.model.dtype))
 
-    def _pack(self) -> Packed | None:
-        """Pack all questions; None where the model or its prompts do not allow it."""
+    @cached_property
+    def _packed(self) -> Packed | None:
+        """All questions behind their images; None where the model or its prompts forbid it."""
         try:
-            return pack(self.encoded, self.inputs, self.rows)
-        except LofiError:
+            return pack(self.encoded, self._prompts(range(len(self.rows))), self.rows)
+        except NotPackable:
             return None
 
-    @torch.inference_mode()
-    def ask(self, arm: Arm, hidden: bool = False) -> Reply:
-        """Ask every question under an arm; with ``hidden``, keep hidden states of packed rows."""
-        pruner, condition = arm.pruner, arm.condition
-        if condition.dtype or condition.attention or condition.images_per_batch:
-            return self._elsewhere(arm)
-        by_row = isinstance(pruner, InsidePruner | ClipPruner)
-        if self._packed is None or by_row or condition != Condition():
-            return self._in_rows(pruner, condition)
-        output = self._packed.run(pruner, hidden)
-        tokens = [0.0] * len(self.scenes)
-        for report in output.report.images:
-            tokens[report.row] += report.tokens_after
-        reports = [(self.rows.index(report.row), report) for report in output.report.images]
-        return Reply(output.logits, [tokens[i] for i in self.rows], reports, [], [], output)
+    @cached_property
+    def _reference(self) -> Reference:
+        """Representations in the unpruned model."""
+        assert self._packed is not None
+        return Reference(read_sites(self._packed, UNPRUNED))
 
-    def _elsewhere(self, arm: Arm) -> Reply:
+    @torch.inference_mode()
+    def ask(self, arm: Arm) -> tuple[list[Reply], Figures | None]:
+        """Ask every question under an arm.
+
+        Returns
+        -------
+        list of Reply
+            In the order of ``asked``.
+        Figures or None
+            How representations compare with the unpruned model's, where the arm measures them.
+
+        Raises
+        ------
+        LofiError
+            If a pruner cannot act on the model, if representations cannot be measured because the
+            prompts cannot be packed, or if logits are not finite.
+        """
+        condition = arm.condition
+        if condition.dtype or condition.attention or condition.images_per_batch:
+            return self._elsewhere(arm), None
+        measured = min(max(0, arm.measured - self.start), len(self.scenes))
+        short = [b for b, ids in enumerate(self.first) if ids]
+        replies, figures = dict[int, Reply](), None
+        if packed := self._together(arm):
+            output = packed.run(arm.pruner, hidden=measured > 0)
+            replies |= self._of_packed(output)
+            if measured:
+                figures = self._reference.compare(sites_of(packed, output), measured)
+        elif measured:
+            raise LofiError(
+                f"ask: measured={arm.measured} under {arm}; expected 0 where each question is "
+                "asked in a row of its own"
+            )
+        else:
+            replies |= self._in_rows(arm, short, longest=1)
+        if whole := [b for b, ids in enumerate(self.first) if not ids]:
+            replies |= self._in_rows(arm, whole, LONGEST_REPLY)
+        self._check(replies.values())
+        return [replies[b] for b in range(len(self.rows))], figures
+
+    def _together(self, arm: Arm) -> Packed | None:
+        """Return the packed prompts, if no choice depends on the question and any is short."""
+        by_row = isinstance(arm.pruner, InsidePruner | ClipPruner) or arm.condition != AS_IS
+        useful = any(self.first) or arm.measured > self.start
+        return None if by_row or not useful else self._packed
+
+    def _of_packed(self, output: PackedOutput) -> dict[int, Reply]:
+        reports = output.report.images
+        return {
+            b: Reply(z, reports[i].tokens_after, reports=[reports[i]], seconds=reports[i].seconds)
+            for b, (i, z) in enumerate(zip(self.rows, output.logits, strict=True))
+        }
+
+    def _elsewhere(self, arm: Arm) -> list[Reply]:
         """Ask another copy of the model, or in batches of fewer images, each encoded anew."""
         condition = arm.condition
         model = _variant(self.model, condition.dtype, condition.attention)
         rest = replace(condition, dtype=None, attention=None, images_per_batch=None)
+        arm = replace(arm, condition=rest, measured=0)
         size = condition.images_per_batch or len(self.scenes)
-        parts, first = [], 0
+        replies = []
         for start in range(0, len(self.scenes), size):
             some = self.scenes[start : start + size]
-            block = Block(model, self.processor, some, self.needs, self.clip)
-            parts.append((first, block.ask(replace(arm, condition=rest))))
-            first += len(block.asked)
-        return _joined(parts)
+            replies += Block(model, self.processor, some, [arm], self.clip).ask(arm)[0]
+        return replies
 
-    def _in_rows(self, pruner: Pruner, condition: Condition) -> Reply:
-        """Ask one question per row, all rows sharing the encoded images."""
-        every = range(len(self.asked))
-        size = condition.questions_per_batch or len(every)
-        batches = [every[start : start + size] for start in range(0, len(every), size)]
-        return _joined([(b.start, self._batch(pruner, condition.padding, b)) for b in batches])
+    def _in_rows(self, arm: Arm, which: Sequence[int], longest: int) -> dict[int, Reply]:
+        """Ask some questions, one per row; all rows share the encoded images."""
+        size = arm.condition.questions_per_batch or max(1, len(which))
+        replies: dict[int, Reply] = {}
+        for start in range(0, len(which), size):
+            some = which[start : start + size]
+            replies |= zip(some, self._batch(arm, some, longest), strict=True)
+        return replies
 
-    def _batch(self, pruner: Pruner, padding: int, which: range) -> Reply:
-        inputs = self.inputs if len(which) == len(self.asked) else self._inputs(which)
-        if padding:
-            inputs = _padded(inputs, padding, self.processor.tokenizer.pad_token_id or 0)
+    def _batch(self, arm: Arm, which: Sequence[int], longest: int) -> Iterator[Reply]:
+        inputs = _padded(self._prompts(which), arm.condition.padding, self.processor.tokenizer)
         encoded = share(self.encoded, inputs, [self.rows[b] for b in which])
-        longest = LONGEST_REPLY if self.open else 1
-        reports: list[tuple[int, ImageReport]] = []
+        pruner = arm.pruner
         if isinstance(pruner, InsidePruner):
             with pruning_inside(self.model, pruner) as inside:
-                logits, ids = _reply(self.model, encoded.prune(UNPRUNED), longest)
+                spoken = self._speak(encoded.prune(UNPRUNED), longest)
             tokens = inside.entered[-1].double().mean(-1).tolist()
-        else:
-            pruned = encoded.prune(self._chooser(pruner, which))
-            logits, ids = _reply(self.model, pruned, longest)
-            tokens = visual_tokens(self.model, pruned["input_ids"])
-            reports = [(report.row, report) for report in pruned.report.images]
-        tokenizer = self.processor.tokenizer
-        texts, margins = _texts(tokenizer, ids, logits) if self.open else ([], [])
-        return Reply(logits[:, 0], tokens, reports, texts, margins)
+            for (logits, text, margin), count in zip(spoken, tokens, strict=True):
+                yield Reply(logits, count, text, margin)
+            return
+        by_question = isinstance(pruner, ClipPruner)
+        if isinstance(pruner, ClipPruner) and pruner.text_embeds is None and self.clip:
+            pruner = self.clip.ask(pruner, [self.asked[b][2].text for b in which])
+        pruned = encoded.prune(pruner if by_question else _OncePerImage(inner=pruner))
+        reports = defaultdict(list)
+        for report in pruned.report.images:
+            reports[report.row].append(report)
+        alike = [*range(len(which))] if by_question else [self.rows[b] for b in which]
+        for row, (logits, text, margin) in enumerate(self._speak(pruned, longest)):
+            same = [r for r in range(len(which)) if alike[r] == alike[row]]
+            seconds = sum(report.seconds for r in same for report in reports[r])
+            count = sum(report.tokens_after for report in reports[row])
+            # Rows with the same choice share one report, so that its IPR is worked out once.
+            yield Reply(logits, count, text, margin, reports[same[0]], seconds)
 
-    def _chooser(self, pruner: Pruner, which: range) -> Pruner:
-        """Choose once per image, or once per question where the pruner reads the question."""
-        if not isinstance(pruner, ClipPruner):
-            return _OncePerImage(inner=pruner)
-        if pruner.text_embeds is not None or self.clip is None:
-            return pruner
-        return self.clip.ask(pruner, [self.asked[b][2].text for b in which])
+    def _speak(self, inputs: Any, longest: int) -> list[tuple[Tensor, str, float | None]]:
+        """Reply with one token, or greedily with up to ``longest``, which are decoded."""
+        if longest == 1:
+            logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1]
+            return [(row, "", None) for row in logits.cpu()]
+        options = {"max_new_tokens": longest, "do_sample": False, "num_beams": 1}
+        options |= {"return_dict_in_generate": True, "output_logits": True}
+        output = self.model.generate(**inputs, **options)
+        ids = output.sequences[:, inputs["input_ids"].shape[1] :].cpu()
+        logits = torch.stack(output.logits, 1).cpu()
+        tokenizer = self.processor.tokenizer
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        spoken: list[tuple[Tensor, str, float | None]] = []
+        for row, z, text in zip(ids, logits, texts, strict=True):
+            ended = (row == tokenizer.eos_token_id).nonzero()
+            length = int(ended[0]) + 1 if len(ended) else len(row)
+            spoken.append((z[0], text, least_margin(z, length)))
+        return spoken
+
+    def _check(self, replies: Iterable[Reply]) -> None:
+        """Refuse NaN and overflow; minus infinity may stand for a token that is never said."""
+        bad = [not bool(reply.logits.amax().isfinite()) for reply in replies]
+        if any(bad):
+            name, dtype = self.model.config.name_or_path, str(self.model.dtype)
+            raise LofiError(
+                f"ask: {sum(bad)} of {len(bad)} replies of {name!r} in "
+                f"{dtype.removeprefix('torch.')} have logits that are NaN or infinite; expected "
+                "finite ones: are the weights whole, and does the dtype hold the activations "
+                "(float16 ends at 65504)?"
+            )
 
 
 def _variant(model: Any, dtype: str | None, attention: str | None) -> Any:
-    """Copy a model into another dtype or attention back-end."""
+    """Copy a model into another dtype or attention back-end.
+
+    Only parameters are cast, as ``from_pretrained(..., dtype=...)`` does: rotary frequencies stay
+    in float32.
+    """
     if dtype is None and attention is None:
         return model
     copy = deepcopy(model)
     if attention is not None:
         copy.set_attn_implementation(attention)
-    return copy if dtype is None else copy.to(getattr(torch, dtype))
-
-
-def _reply(model: Any, inputs: Any, longest: int) -> tuple[Tensor, Tensor]:
-    """Answer with one token, or greedily with up to ``longest``: logits (B, T, V), ids (B, T)."""
-    if longest == 1:
-        logits = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1:].float().cpu()
-        return logits, logits.argmax(-1)
-    options = {"max_new_tokens": longest, "do_sample": False, "num_beams": 1}
-    output = model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
-    ids = output.sequences[:, inputs["input_ids"].shape[1] :]
-    return torch.stack(output.logits, 1).float().cpu(), ids.cpu()
-
-
-def _texts(tokenizer: Any, ids: Tensor, logits: Tensor) -> tuple[list[str], list[float]]:
-    """Decode greedy replies, and find the least margin of each up to its end token."""
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    margins = []
-    for row, z in zip(ids, logits, strict=True):
-        ended = (row == tokenizer.eos_token_id).nonzero()
-        length = int(ended[0]) + 1 if len(ended) else len(row)
-        margins.append(least_margin(z, length))
-    return texts, margins
-
-
-def visual_tokens(model: Any, ids: Tensor) -> list[float]:
-    """Count each row's visual tokens in the language model's input."""
-    return (ids == model.config.image_token_id).sum(-1).tolist()
-
-
-def _joined(parts: Sequence[tuple[int, Reply]]) -> Reply:
-    """Put replies together, each with the number of its first question."""
-    replies = [reply for _, reply in parts]
-    return Reply(
-        torch.cat([reply.logits for reply in replies]),
-        [n for reply in replies for n in reply.tokens],
-        [(first + b, report) for first, reply in parts for b, report in reply.reports],
-        [text for reply in replies for text in reply.texts],
-        [margin for reply in replies for margin in reply.margins],
-    )
+    if dtype is not None:
+        for parameter in copy.parameters():
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    return copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,9 +295,9 @@ class _OncePerImage(Pruner):
         return Selection(tuple(chosen.kept[i] for i in which), merged)
 
 
-def _padded(inputs: Any, columns: int, pad_id: int) -> dict[str, Any]:
+def _padded(inputs: dict[str, Any], columns: int, tokenizer: Any) -> dict[str, Any]:
     """Prepend columns of padding to everything that has one entry per token."""
-    ids = inputs["input_ids"]
+    ids, pad_id = inputs["input_ids"], tokenizer.pad_token_id or 0
     return {
         name: pad(x, (columns, 0), value=pad_id if name == "input_ids" else 0)
         if isinstance(x, Tensor) and x.shape == ids.shape

@@ -10,7 +10,8 @@ and a the reference's most probable one, a question has
 
 All that `compare` reports are means of such quantities, with intervals clustered by image. Some
 answers flip by rounding alone, under another batch size or attention back-end; comparing the
-unpruned model with itself under such a change gives the floor that `excess_flips` subtracts.
+unpruned model with itself under such a change gives a floor; the `difference` of the two flip rates
+is what pruning adds.
 """
 
 from collections.abc import Sequence
@@ -18,13 +19,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.divergence import jensen_shannon, lead, stack, total_variation
 from lofi_core.evaluation.statistics import Estimate, clustered_means
 
-__all__ = ["Comparison", "compare", "difference", "excess_flips"]
+with extra("eval"):
+    import pandas as pd
+
+__all__ = ["Comparison", "compare", "difference"]
 
 KEYS = ("scene", "family", "question")
 BOUNDS = {
@@ -50,8 +53,8 @@ class Comparison:
         Means over questions, in nats, in [0, 1] and in [-2, 1]; NaN for tables without
         ``probabilities``, and for answers in free text, which have none.
     samples : DataFrame
-        One row a question, indexed by its keys: ``group``, ``predicted`` (the reference's), and one
-        column for each of the above.
+        One row per question, indexed by its keys: ``group``, ``predicted`` (the reference's), and
+        one column for each of the above.
     options : dict
         ``level``, ``draws`` and ``seed`` of the intervals.
     """
@@ -71,7 +74,7 @@ class Comparison:
     options: dict[str, Any]
 
     def table(self) -> pd.DataFrame:
-        """Return one row a measure: value, intervals and standard error."""
+        """Return one row per measure: value, interval and standard error."""
         rows = {name: asdict(getattr(self, name)) for name in MEASURES}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
 
@@ -93,7 +96,7 @@ def compare(
     Parameters
     ----------
     reference, candidate : DataFrame
-        One row a question, in any order, as `lofi_core.evaluation.asking.ask` returns them: the
+        One row per question, in any order, as `lofi_core.evaluation.asking.ask` returns them: the
         columns ``on``, ``predicted``, ``right`` and, for the last three measures,
         ``probabilities``.
     groups : str or sequence
@@ -146,7 +149,8 @@ def compare(
     )
     options: dict[str, Any] = {"level": level, "draws": draws, "seed": seed}
     bounds = dict.fromkeys(MEASURES, (0.0, 1.0)) | BOUNDS
-    estimates = clustered_means(samples[[*MEASURES]], samples["group"], bounds, **options)
+    table = clustered_means(samples[[*MEASURES]], samples["group"], bounds, **options)
+    estimates = {str(row.Index): _estimate(row) for row in table.itertuples()}
     return Comparison(**estimates, samples=samples, options=options)
 
 
@@ -176,19 +180,12 @@ def difference(first: Comparison, second: Comparison, measure: str) -> Estimate:
     values = (a[measure].astype(float) - b[measure].astype(float)).to_frame(measure)
     least, most = BOUNDS.get(measure, (0.0, 1.0))
     bounds = {measure: (least - most, most - least)}
-    return clustered_means(values, a["group"], bounds, **first.options)[measure]
+    (row,) = clustered_means(values, a["group"], bounds, **first.options).itertuples()
+    return _estimate(row)
 
 
-def excess_flips(candidate: Comparison, floor: Comparison) -> Estimate:
-    """Flip rate beyond the noise floor, paired by question and clustered by image.
-
-    Parameters
-    ----------
-    candidate, floor : Comparison
-        Of a pruned model with the unpruned one, and of the unpruned one with itself under another
-        batch size, padding, dtype or attention back-end.
-    """
-    return difference(candidate, floor, "flip_rate")
+def _estimate(row: Any) -> Estimate:
+    return Estimate(row.value, row.low, row.high, row.standard_error)
 
 
 def _matched(

@@ -11,9 +11,11 @@ Both are 0 for equal distributions alone. The Jensen-Shannon *distance* of SciPy
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy.special import rel_entr
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
+
+with extra("eval"):
+    from scipy.special import rel_entr
 
 __all__ = ["jensen_shannon", "lead", "stack", "total_variation"]
 

@@ -1,7 +1,8 @@
 """Questions about images, and the one rule that says which reply counts as which answer.
 
 Models spell the same answer in several ways: "yes", " Yes". T(c), the first tokens of the accepted
-spellings of choice c, decides what a reply means (`lofi_core.evaluation.replies`).
+spellings of choice c, decides what a reply means (`lofi_core.evaluation.replies`). Where first
+tokens do not tell the choices apart, the reply is read in full.
 """
 
 from dataclasses import dataclass
@@ -40,6 +41,18 @@ class Question:
     about: tuple[int, ...] = ()
     accepted: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a question that no reply could settle."""
+        if not self.text.strip():
+            raise LofiError("Question: the text is empty; expected what the model is to be asked")
+        if len(set(self.choices)) < len(self.choices) or not all(self.choices):
+            raise LofiError(f"Question: choices {self.choices}; expected different ones, not empty")
+        if self.choices and self.answer not in ("", *self.choices):
+            raise LofiError(
+                f"Question: answer {self.answer!r} to {self.text!r}; expected one of the choices, "
+                f"{self.choices}, or an empty string if it is not known"
+            )
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -51,33 +64,28 @@ class Scene:
 
 
 def spellings(tokenizer: Any, q: Question) -> list[list[int]]:
-    """First tokens with which each of a question's choices may begin; empty for free text.
+    """First tokens with which each of a question's choices may begin.
 
     A choice may be capitalised, and a space may stand before it. Tokens that begin two choices, and
     those that stand for unknown words, decide nothing and are left out.
 
-    Raises
-    ------
-    LofiError
-        If nothing is left of a choice.
+    Returns
+    -------
+    list of list of int
+        One list per choice. An empty list for free text, and if no token is left for some choice:
+        then the reply has to be read in full.
     """
-    forms = [
-        {space + word for word in (choice, choice.capitalize()) for space in ("", " ")}
-        if choice.islower()
-        else {choice, f" {choice}"}
+    begins = [
+        {tokenizer(form, add_special_tokens=False)["input_ids"][0] for form in _forms(choice)}
         for choice in q.choices
     ]
-    encoded = [
-        {tokenizer(form, add_special_tokens=False)["input_ids"][0] for form in sorted(spelt)}
-        for spelt in forms
-    ]
     distinct = [
-        sorted(ids - {tokenizer.unk_token_id}.union(*(encoded[:c] + encoded[c + 1 :])))
-        for c, ids in enumerate(encoded)
+        sorted(ids - {tokenizer.unk_token_id}.union(*begins[:c], *begins[c + 1 :]))
+        for c, ids in enumerate(begins)
     ]
-    if not all(distinct):
-        raise LofiError(
-            f"spellings: among {q.choices}, some share their first token with others; expected "
-            "each to have one of its own: ask it as a question without choices"
-        )
-    return distinct
+    return distinct if all(distinct) else []
+
+
+def _forms(choice: str) -> set[str]:
+    words = {choice, choice.capitalize()} if choice.islower() else {choice}
+    return words | {f" {word}" for word in words}

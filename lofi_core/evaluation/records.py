@@ -12,23 +12,30 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
+from lofi_core.evaluation.sites import IPRS
+
+with extra("eval"):
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = [
     "SCHEMA",
     "VERSION",
     "fingerprint",
     "read_records",
+    "read_table",
     "write_records",
     "write_whole",
 ]
 
 VERSION = 2
+
+_FIGURES = (*IPRS, "retained_energy", "subspace_distance")
+_SITE = {"site": pa.string(), "tokens": pa.string()} | dict.fromkeys(_FIGURES, pa.float32())
 
 _COLUMNS: dict[str, tuple[Any, str]] = {
     "arm": (pa.int32(), "number of the arm, a pruner with all its parameters; 0 is unpruned"),
@@ -55,6 +62,9 @@ _COLUMNS: dict[str, tuple[Any, str]] = {
     "ipr_after": (pa.float32(), "IPR of what was kept; null for pruners inside the model"),
     "kept": (pa.list_(pa.list_(pa.int32())), "indices kept, crop by crop; null as above"),
     "seconds": (pa.float64(), "time of choosing, for one image; null as above"),
+    "hidden_distance": (pa.float32(), "of the last hidden state, cosine, to the unpruned model's"),
+    "text_ipr_change": (pa.float32(), "relative, centred IPR of the question in the last layer"),
+    "sites": (pa.list_(pa.struct(_SITE)), "figures of the image, on its first row; or null"),
     "model": (pa.string(), "name or path of the model"),
     "weights": (pa.string(), "first 16 digits of the SHA-256 of its weights"),
     "data": (pa.string(), "name of the data"),
@@ -98,6 +108,11 @@ def write_records(path: Path, table: pa.Table) -> None:
 
 
 def read_records(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read records as a data frame, see `read_table`. ``compare`` takes its arms."""
+    return read_table(path).to_pandas()
+
+
+def read_table(path: str | os.PathLike[str]) -> pa.Table:
     """Read records, one row per arm and question.
 
     Parameters
@@ -107,8 +122,8 @@ def read_records(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        With the columns of `SCHEMA`. ``compare`` takes its arms, ``records[records.arm == 3]``.
+    Table
+        With the columns of `SCHEMA`.
 
     Raises
     ------
@@ -137,7 +152,7 @@ def read_records(path: str | os.PathLike[str]) -> pd.DataFrame:
             f"read_records: {path}: schema {found}, columns {table.schema.names}; expected schema "
             f"{VERSION}: repeat the run, or read it with the lofi_core that wrote it"
         )
-    return table.to_pandas()
+    return table
 
 
 def _digest_of(path: Path) -> Path:

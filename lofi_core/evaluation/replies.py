@@ -6,8 +6,8 @@ token, the probability of c among the admissible answers is
     p_c = sum_{t in T(c)} exp z_t / sum_{c'} sum_{t in T(c')} exp z_t .
 
 A reply to a closed question counts as the choice that its most probable first token begins. Free
-text is compared after `normalise`; the confidence of such a reply is the least margin among its
-tokens.
+text, and replies to questions whose choices begin alike, are read in full and compared after
+`normalise`; the confidence of such a reply is the least margin among its tokens.
 """
 
 import re
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lofi_core.errors import LofiError
 from lofi_core.evaluation.questions import Question
 
 __all__ = ["judge", "least_margin", "normalise"]
@@ -43,35 +42,34 @@ def judge(
         Of the model.
     q : Question
     first : list of list of int
-        The question's `lofi_core.evaluation.questions.spellings`.
+        The question's `lofi_core.evaluation.questions.spellings`; empty if the reply is read in
+        full.
     logits : Tensor, shape (V,)
         Of the reply's first token.
     text : str
-        The reply; read for free-text questions only.
+        The reply, where it is read in full.
     margin : float, optional
-        Confidence of a free-text reply, see `least_margin`.
+        Confidence of such a reply, see `least_margin`.
 
     Returns
     -------
     dict
         ``predicted``: the choice that the most probable token begins, or else that token's text;
-        for free text the normalised reply. ``right``. ``probabilities`` of the choices, and
-        ``margin``, the lead of the largest; an empty list and the given margin for free text.
-
-    Raises
-    ------
-    LofiError
-        If the logits are not finite.
+        in full, the choice that the normalised reply equals, or else that reply. ``right``.
+        ``probabilities`` of the choices, and ``margin``, the lead of the largest; an empty list and
+        the given margin for a reply read in full.
     """
-    if not bool(logits.isfinite().any()) or bool(logits.isnan().any()):
-        raise LofiError(
-            f"judge: the logits of {q.text!r} hold NaN or no finite value; expected numbers: are "
-            "the weights whole, and does the dtype hold the activations (float16 ends at 65504)?"
-        )
-    if not q.choices:
-        predicted = normalise(text)
-        right = predicted in {normalise(q.answer), *q.accepted}
-        return {"predicted": predicted, "right": right, "probabilities": [], "margin": margin}
+    if not first:
+        reply = normalise(text)
+        same = [choice for choice in q.choices if normalise(choice) == reply]
+        predicted = same[0] if len(same) == 1 else reply
+        accepted = {q.answer} if q.choices else {normalise(q.answer), *q.accepted}
+        return {
+            "predicted": predicted,
+            "right": predicted in accepted,
+            "probabilities": [],
+            "margin": margin,
+        }
     top = int(logits.argmax())
     begun = [choice for choice, ids in zip(q.choices, first, strict=True) if top in ids]
     predicted = begun[0] if begun else tokenizer.decode([top]).strip()

@@ -8,19 +8,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import transformers
 
-from lofi_core.errors import LofiError
-from lofi_core.evaluation.arms import UNPRUNED, Arm, as_arm
+from lofi_core.errors import LofiError, extra
+from lofi_core.evaluation.arms import AS_IS, Arm, as_arm
 from lofi_core.evaluation.asking import rows_of
 from lofi_core.evaluation.block import Block
 from lofi_core.evaluation.parts import Run
 from lofi_core.evaluation.questions import Scene
 from lofi_core.evaluation.records import SCHEMA, VERSION, fingerprint, write_records
 from lofi_core.pruners import ClipText, Pruner
+
+with extra("eval"):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 __all__ = ["evaluate", "model_facts"]
 
@@ -48,8 +50,8 @@ def evaluate(
     scenes : sequence of Scene
         ``SceneVQA``, or anything with the same fields. Only the block at hand is loaded.
     pruners : sequence of Pruner or Arm
-        The arms after the unpruned one, which is always number 0. A folder that already holds other
-        arms of the same run keeps them, and these are added.
+        The arms after the unpruned one, which is number 0, or from it on. A folder that already
+        holds other arms of the same run keeps them, and these are added.
     folder : Path
         Where the run lives. Several processes, on several machines, need to see the same.
     data : str
@@ -79,19 +81,20 @@ def evaluate(
             f"evaluate: n={n} of {len(scenes)} scenes, {images_per_batch} per batch; expected at "
             "least one of each, and no more scenes than there are"
         )
-    every = {repr(arm): arm for arm in map(as_arm, (UNPRUNED, *pruners))}
+    given = [as_arm(pruner) for pruner in pruners]
+    first = [] if given and given[0].unpruned else [Arm()]
+    every = {repr(arm): arm for arm in (*first, *given)}
     facts = model_facts(model) | {"data": data, "images_per_batch": images_per_batch}
-    run = Run(folder, {"schema": VERSION, "scenes": n, "run": facts}, [*every])
+    plan = {"schema": VERSION, "scenes": n, "run": facts}
+    run = Run(folder, plan | ({"clip": fingerprint(clip.model)} if clip else {}), [*every])
 
     def ask(b: int, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, pa.Table]]]:
         start = b * images_per_batch
         some = [scenes[i] for i in range(start, min(start + images_per_batch, n))]
-        needs = sorted({name for key in keys for name in every[key].pruner.needs})
-        block = Block(model, processor, some, needs, clip)
+        block = Block(model, processor, some, [every[key] for key in keys], clip, start)
         for key in keys:
             fixed = facts | _arm_facts(every[key])
-            rows = rows_of(block, run.numbers[key], every[key])
-            rows = [row | fixed | {"image": row["image"] + start} for row in rows]
+            rows = [row | fixed for row in rows_of(block, run.numbers[key], every[key])]
             yield key, {"records": pa.Table.from_pylist(rows, schema=SCHEMA)}
 
     if not run.fill(-(-n // images_per_batch), ask):
@@ -124,10 +127,10 @@ def model_facts(model: Any) -> dict[str, Any]:
 
 def _arm_facts(arm: Arm) -> dict[str, Any]:
     """Columns that are the same in all of an arm's records."""
-    if arm == Arm():
+    if arm.unpruned:
         return {"pruner": "none", "parameters": "", "budget": 1.0, "seed": None}
     pruner = arm.pruner
     budget = pruner.keep if isinstance(pruner.keep, int | float) else None
-    parameters = repr(pruner) if arm.condition == Arm().condition else repr(arm)
+    parameters = repr(pruner) if arm.condition == AS_IS else repr(arm)
     seed = getattr(pruner, "seed", None)
     return {"pruner": pruner.name, "parameters": parameters, "budget": budget, "seed": seed}

@@ -20,10 +20,12 @@ from math import ceil, lcm
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import stats
-from scipy.special import rel_entr
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
+
+with extra("eval"):
+    from scipy import stats
+    from scipy.special import rel_entr
 
 __all__ = ["Bound", "betting", "binomial", "check_level", "hoeffding_bentkus", "p_value", "upper"]
 

@@ -10,9 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import pandas as pd
-
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.guarantee import provenance
 from lofi_core.guarantee.bounds import Bound, check_level, p_value, upper
 from lofi_core.guarantee.evidence import Confidence, Evidence, Loss, gather
@@ -20,6 +18,9 @@ from lofi_core.guarantee.policy import Policy, describe_pruner
 from lofi_core.guarantee.samples import images_to_certify
 from lofi_core.guarantee.testing import THRESHOLDS, certified
 from lofi_core.pruners import Pruner, get_pruner
+
+with extra("eval"):
+    import pandas as pd
 
 __all__ = ["Budget", "calibrate"]
 

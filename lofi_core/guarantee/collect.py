@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.evaluation.replies import normalise
 from lofi_core.guarantee import provenance
 from lofi_core.guarantee.confidence import reply
@@ -22,6 +21,9 @@ from lofi_core.guarantee.serving import ALL
 from lofi_core.pruners import InsidePruner, Pruner
 from lofi_core.vlm.encoding import encode_inputs
 from lofi_core.vlm.prompts import chat_inputs, share
+
+with extra("eval"):
+    import pandas as pd
 
 __all__ = ["collect"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lofi_core.errors import check_tokens
+from lofi_core.errors import LofiError, check_tokens
 from lofi_core.evaluation.questions import Question, spellings
 from lofi_core.evaluation.replies import judge, normalise
 from lofi_core.spectrum import unit_scale
@@ -77,11 +77,17 @@ def reply(
         If two choices of a row begin with the same token.
     """
     if choices is not None:
-        questions = [Question("", "", "", tuple(words), ()) for words in choices]
+        questions = [Question("", "?", "", tuple(words)) for words in choices]
+        first = [spellings(tokenizer, q) for q in questions]
+        if not all(first):
+            raise LofiError(
+                f"reply: among {choices[first.index([])]}, some share their first token with "
+                "others; expected each to have one of its own: ask without choices"
+            )
         logits = model(**inputs, logits_to_keep=1).logits[:, -1].float().cpu()
         found = [
-            judge(tokenizer, q, spellings(tokenizer, q), row, "")
-            for q, row in zip(questions, logits, strict=True)
+            judge(tokenizer, q, ids, row, "")
+            for q, ids, row in zip(questions, first, logits, strict=True)
         ]
         said = logits.argmax(-1).tolist()
         return [

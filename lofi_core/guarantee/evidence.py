@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import pandas as pd
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
+
+with extra("eval"):
+    import pandas as pd
 
 __all__ = ["Confidence", "Evidence", "Loss", "gather"]
 

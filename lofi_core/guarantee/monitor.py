@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import optimize
-from scipy.special import betaln, xlog1py, xlogy
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.guarantee.bounds import check_level
 from lofi_core.guarantee.policy import Policy
+
+with extra("eval"):
+    from scipy import optimize
+    from scipy.special import betaln, xlog1py, xlogy
 
 __all__ = ["Monitor"]
 

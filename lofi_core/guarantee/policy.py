@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from lofi_core import ranks
+from lofi_core import leverage
 from lofi_core.errors import LofiError
 from lofi_core.guarantee import provenance
 from lofi_core.pruners import Pruner, get_pruner
@@ -214,5 +214,5 @@ def _plain(pruner: Pruner, value: Any) -> Any:
 
 def _value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return getattr(ranks, value["rule"])(**{k: v for k, v in value.items() if k != "rule"})
+        return getattr(leverage, value["rule"])(**{k: v for k, v in value.items() if k != "rule"})
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -60,7 +60,7 @@ def safely(
         `lofi_core.guarantee.serving.answer`.
     """
     policy.check(model, processor)
-    if hasattr(model.forward, "pruner") or hasattr(model.generate, "policy"):
+    if "_lofi" in vars(model) or hasattr(model.generate, "policy"):
         raise LofiError(
             "safely: this model is already pruned; expected one block at a time: leave the outer "
             "one first"

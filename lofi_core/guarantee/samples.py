@@ -11,10 +11,12 @@ log(1 / delta), z being the normal quantile of the power.
 import math
 
 import numpy as np
-from scipy import optimize, stats
 
-from lofi_core.errors import LofiError
+from lofi_core.errors import LofiError, extra
 from lofi_core.guarantee.bounds import MOST, check_level
+
+with extra("eval"):
+    from scipy import optimize, stats
 
 __all__ = ["images_needed", "images_to_certify"]
 

@@ -11,9 +11,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lofi_core.errors import LofiError, check_tokens
+from lofi_core.errors import LofiError
 from lofi_core.pruners.budget import IPRBudget, OutlierBudget, check_fraction, token_count
-from lofi_core.pruners.tokens import Selection, VisualTokens, check_selection
+from lofi_core.pruners.tokens import (
+    Selection,
+    VisualTokens,
+    check_scores,
+    check_selection,
+    check_visual,
+)
 
 __all__ = [
     "FixedPruner",
@@ -76,13 +82,12 @@ class Pruner(ABC):
         Raises
         ------
         LofiError
-            If tokens are not finite, if a field in ``needs`` is missing, or if `select` broke its
-            promise about the indices.
+            If tokens, or facts in ``needs``, are missing, not finite or of the wrong shape; if
+            `select` returns indices that don't ascend, or scores or merged tokens that are not
+            finite or not one per token.
         """
         caller = type(self).__name__
-        check_tokens(tokens.projected, caller)
-        for name in self.needs:
-            tokens.require(name, caller)
+        check_visual(tokens, self.needs, caller)
         selection = self.select(tokens)
         check_selection(selection, tokens.projected, caller)
         return selection
@@ -126,6 +131,7 @@ class ScorePruner(Pruner):
     def select(self, tokens: VisualTokens) -> Selection:
         """Keep the m highest scores of each image."""
         scores = self.scores(tokens)
+        check_scores(scores, tokens.projected, type(self).__name__)
         order = scores.argsort(dim=-1, descending=True, stable=True)
         return Selection.first(order, self.budget(tokens, order, scores), scores)
 

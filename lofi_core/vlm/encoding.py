@@ -4,6 +4,7 @@ What is left goes to the model as ``mm_encoder_outputs``: features that the enco
 current transformers takes in place of pixels, with as many placeholders in ``input_ids``.
 """
 
+import warnings
 from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from lofi_core.errors import LofiError
 from lofi_core.pruners.base import Pruner
+from lofi_core.pruners.inside import InsidePruner
 from lofi_core.vlm.families import Family, family_of
 from lofi_core.vlm.images import Picture, choose, locate
+from lofi_core.vlm.masks import leave
 from lofi_core.vlm.report import Report
 from lofi_core.vlm.sequences import compact_positions, drop_tokens
 from lofi_core.vlm.taps import watching
@@ -25,7 +28,7 @@ from lofi_core.vlm.taps import watching
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["EncodedInputs", "Positions", "PrunedInputs", "encode_inputs"]
+__all__ = ["EncodedInputs", "Positions", "PrunedInputs", "check_acts_before", "encode_inputs"]
 
 Positions = Literal["original", "compact"]
 
@@ -104,9 +107,9 @@ class EncodedInputs:
     consumed: Mapping[str, Sequence[str]]
     pictures: Sequence[Picture]
 
-    @torch.no_grad()
     def prune(self, pruner: Pruner, positions: Positions = "original") -> PrunedInputs:
         """Choose visual tokens and drop the others, see `prune_inputs`."""
+        check_acts_before(pruner)
         if positions not in ("original", "compact"):
             raise LofiError(
                 f"prune_inputs: positions={positions!r}; expected 'original' or 'compact'"
@@ -115,19 +118,19 @@ class EncodedInputs:
             "project": lambda: self.family.project(self.model),
             "encode": lambda: self.family.encoder(self.model),
         }
-        choices = choose(pruner, self.pictures, modules)
         keep = torch.ones_like(self.inputs["input_ids"], dtype=torch.bool)
-        for choice in choices:
-            picture = choice.picture
-            keep[picture.row, picture.columns] = False
-            keep[picture.row, picture.columns[choice.chosen.to(keep.device)]] = True
+        with _gradients(self.model):
+            choices = choose(pruner, self.pictures, modules)
+            for choice in choices:
+                leave(keep[choice.picture.row], choice.picture.columns, choice.chosen)
+            outputs = {
+                modality: self.family.rebuild(
+                    output, [c for c in choices if c.picture.modality == modality]
+                )
+                for modality, output in self.outputs.items()
+            }
         shorter = self._drop(keep, positions)
-        shorter["mm_encoder_outputs"] = {
-            modality: self.family.rebuild(
-                output, [c for c in choices if c.picture.modality == modality]
-            )
-            for modality, output in self.outputs.items()
-        }
+        shorter["mm_encoder_outputs"] = outputs
         tokens = [getattr(self.model.config, f"{modality}_token_id") for modality in self.outputs]
         visual = torch.isin(shorter["input_ids"], torch.tensor(tokens, device=keep.device))
         images_end = int(visual.any(0).nonzero().max()) + 1
@@ -140,8 +143,7 @@ class EncodedInputs:
             return {key: value for key, value in self.inputs.items() if key not in pixels}
         consumed = {name for names in self.consumed.values() for name in names}
         inputs = {key: value for key, value in self.inputs.items() if key not in consumed}
-        # The mask is never left out: without one, transformers takes gaps in the positions for the
-        # borders of sequences packed into one row.
+        # The mask is never left out, see `_as_one_sequence`.
         if inputs.get("attention_mask") is None:
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         if inputs.get("position_ids") is None:
@@ -155,15 +157,16 @@ class EncodedInputs:
                 shorter["position_ids"], shorter["attention_mask"]
             )
         elif shorter["position_ids"].ndim == 2 and (shorter["attention_mask"] == 1).all():
-            # `generate` leaves out a mask that is 1 everywhere, and without a cache gaps would then
-            # split the prompt. To masks, anything but 0 means: attend.
-            shorter["attention_mask"] = 2 * shorter["attention_mask"]
+            shorter = _as_one_sequence(shorter, self.model.config.get_text_config(), max(0, pad))
+        _warn_of_windows(self.model.config.get_text_config(), keep.shape[1])
         return shorter
 
 
-@torch.no_grad()
 def encode_inputs(
-    model: "PreTrainedModel", inputs: Mapping[str, Any], needs: Sequence[str] = ()
+    model: "PreTrainedModel",
+    inputs: Mapping[str, Any],
+    needs: Sequence[str] = (),
+    family: Family | None = None,
 ) -> EncodedInputs:
     """Run the vision encoder once, to prune its output in several ways.
 
@@ -175,14 +178,26 @@ def encode_inputs(
         What its processor returned: ``input_ids``, pixels, and so on.
     needs : sequence of str
         Fields of `VisualTokens` to record, beyond ``projected``: the union of the pruners' needs.
+    family : Family, optional
+        How to drive the model, where it is not the one registered for it: to try one out.
 
     Raises
     ------
     LofiError
         As `prune_inputs`.
     """
-    family = family_of(model)
+    family = family_of(model, family)
+    if not isinstance(inputs, Mapping | UserDict):
+        raise LofiError(
+            f"prune_inputs: inputs are a {type(inputs).__name__}; expected the mapping that the "
+            "model's processor returns"
+        )
     inputs = dict(inputs.items())
+    if inputs.get("inputs_embeds") is not None:
+        raise LofiError(
+            "prune_inputs: inputs hold inputs_embeds; expected input_ids alone, since placeholders "
+            "are found by their ids and both would be embedded: leave inputs_embeds out"
+        )
     ids = inputs.get("input_ids")
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         raise LofiError(
@@ -211,7 +226,7 @@ def encode_inputs(
                 )
             continue
         arguments = {name: inputs[name] for name in names[modality]}
-        with _own_parameters(model.base_model):
+        with _own_parameters(model.base_model), _gradients(model):
             with watching(model, family, by_token) as found:
                 outputs[modality] = family.encode(model, modality, arguments)
             features = family.features(model, outputs[modality])
@@ -231,6 +246,68 @@ def encode_inputs(
             "expected at least one: call the model itself for text alone"
         )
     return EncodedInputs(model, family, inputs, outputs, names, pictures)
+
+
+def check_acts_before(pruner: Any) -> None:
+    """Raise LofiError unless this is a pruner, and one that acts before the language model."""
+    if not isinstance(pruner, Pruner):
+        raise LofiError(
+            f"prune_inputs: {pruner!s:.80} is no pruner; expected one, such as LoFi(keep=0.25) "
+            "or lofi_core.get_pruner('random')"
+        )
+    if isinstance(pruner, InsidePruner):
+        raise LofiError(
+            f"prune_inputs: {type(pruner).__name__} acts inside the language model, so no inputs "
+            "are shorter; expected a pruner that acts before it: run this one as "
+            "`with pruning(model, pruner): model(**inputs)`"
+        )
+
+
+@contextmanager
+def _gradients(model: "PreTrainedModel") -> Iterator[None]:
+    """Let gradients through to encoder and projector in training, and compute none otherwise."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training):
+        yield
+
+
+def _as_one_sequence(inputs: dict[str, Any], text: Any, pad: int) -> dict[str, Any]:
+    """Say by the mask that a batch without padding holds whole sequences, not packed ones.
+
+    transformers takes gaps in the positions for borders of sequences packed into a row, unless a
+    mask speaks against it, and `generate` leaves out a mask that is 1 everywhere. To the other
+    back-ends' masks anything but 0 means "attend", so a 2 is kept and changes nothing.
+    FlashAttention looks for a 0: a single row gets one column of padding on its left, because
+    positions are read there whenever several tokens follow a cache.
+    """
+    mask = inputs["attention_mask"]
+    if "flash" not in (text._attn_implementation or "") or len(mask) > 1:
+        return inputs | {"attention_mask": 2 * mask}
+    fill = {"input_ids": pad, "labels": -100, "shift_labels": -100}
+    columns = inputs.get("logits_to_keep")
+    moved = {"logits_to_keep": columns + 1} if isinstance(columns, Tensor) else {}
+    return {
+        name: torch.nn.functional.pad(value, (1, 0), value=fill.get(name, 0))
+        if isinstance(value, Tensor) and value.shape[-2:] == mask.shape
+        else value
+        for name, value in inputs.items()
+    } | moved
+
+
+def _warn_of_windows(text: Any, L: int) -> None:
+    """Warn where attention reaches a fixed number of tokens, fewer than the unpruned prompt has."""
+    kinds = set(getattr(text, "layer_types", None) or ())
+    for kind, name in (
+        ("sliding_attention", "sliding_window"),
+        ("chunked_attention", "attention_chunk_size"),
+    ):
+        reach = getattr(text, name, None)
+        if kind in kinds and reach and reach < L:
+            warnings.warn(
+                f"prune_inputs: {kind} over {reach} tokens and a prompt of {L}: the window counts "
+                "the tokens that are left, so it reaches further back in a pruned prompt, and "
+                "dropping is not exactly masking",
+                stacklevel=4,
+            )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ sequence. What entered each layer is tied to the cache that the prompt filled, s
 generated later meet the right masks.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 from lofi_core.errors import LofiError
 from lofi_core.pruners.inside import InsidePruner, LayerView, Stage
 from lofi_core.vlm.images import clock
-from lofi_core.vlm.rows import Batch, Row, RowAttention, causal_mask, pad_rows, shorten
+from lofi_core.vlm.masks import causal_mask
+from lofi_core.vlm.rows import Batch, Row, RowAttention, pad_rows, shorten
 
 __all__ = ["Hooks"]
 
 
-class Hooks:
-    """Hooks on one model for one pruner.
+class Hooks(threading.local):
+    """Hooks on one model for one pruner. Every thread has its own running prompt.
 
     Parameters
     ----------
@@ -33,6 +35,9 @@ class Hooks:
     record : callable
         Told for each batch of prompts how many visual tokens entered each layer, (B, layers), which
         were left in the last, and how many seconds the choices took.
+    caches : WeakKeyDictionary
+        What entered each layer of the prompts that caches hold; shared by all threads, since a
+        cache may go on in another one.
     """
 
     def __init__(
@@ -41,12 +46,13 @@ class Hooks:
         decoder: Any,
         pruner: InsidePruner,
         record: Callable[[Tensor, tuple[Tensor, ...], float], None],
+        caches: "WeakKeyDictionary[Any, list[Batch]]",
     ) -> None:
-        """Attach nothing yet."""
+        """Attach nothing yet; `threading.local` calls this anew in each thread."""
         self.model, self.decoder, self.pruner, self.record = model, decoder, pruner, record
         self.layers = list(decoder.layers)
         self.ids: Tensor | None = None
-        self.caches: WeakKeyDictionary[Any, list[Batch]] = WeakKeyDictionary()
+        self.caches = caches
         self.through: list[Batch] = []  # what entered each layer of the prompt
         self.prompt = self.right = False
         self.seconds = 0.0
@@ -147,12 +153,13 @@ class Hooks:
         if not self.prompt:
             positions = kwargs["position_ids"].expand(B, -1) - batch.removed
         columns = torch.cat((batch.real, batch.real.new_ones(B, batch.new)), 1)
+        backend = self.decoder.config._attn_implementation
         return {
-            "attention_mask": causal_mask(
-                columns, hidden, self.decoder.config._attn_implementation
-            ),
+            "attention_mask": causal_mask(columns, hidden, backend),
             "position_embeddings": self.decoder.rotary_emb(hidden, position_ids=positions),
-            "position_ids": positions,
+            # FlashAttention would take gaps in the positions for borders of packed sequences; the
+            # rotary embedding above holds all that a layer needs of them.
+            "position_ids": None if "flash" in backend else positions,
         }
 
     def _enter(self, index: int, hidden: Tensor) -> Tensor:

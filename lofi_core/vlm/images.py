@@ -15,6 +15,7 @@ from lofi_core.errors import LofiError
 from lofi_core.pruners.base import Pruner
 from lofi_core.pruners.tokens import VisualTokens
 from lofi_core.vlm.families import Layout
+from lofi_core.vlm.masks import leave
 from lofi_core.vlm.report import ImageReport
 from lofi_core.vlm.taps import as_batch
 
@@ -103,12 +104,20 @@ def choose(
     for (_, grids), members in groups.items():
         group = [pictures[i] for i in members]
         X = torch.stack([_patches(picture) for picture in group])
+        look = X.detach()
         facts = _known(group, [name for name in pruner.needs if name not in modules])
         facts |= {name: find() for name, find in modules.items() if name in pruner.needs}
-        tokens = VisualTokens(projected=X, grids=grids, **facts)
+        tokens = VisualTokens(projected=look, grids=grids, **facts)
         watch = Stopwatch(X.device)
-        selection = pruner(tokens)
+        with torch.no_grad():
+            selection = pruner(tokens)
         watch.stop()
+        if selection.tokens is not None and X.requires_grad:
+            raise LofiError(
+                f"prune_inputs: {type(pruner).__name__} merges tokens, which lets no gradient "
+                "through to the vision encoder; expected a pruner that keeps tokens as they are, "
+                "or torch.no_grad(), or model.eval()"
+            )
         for b, picture in enumerate(group):
             kept, merged = selection.kept[b], selection.tokens
             new = X[b, kept] if merged is None else merged[b].to(X.dtype)
@@ -120,7 +129,7 @@ def choose(
                 tokens_after=len(features),
                 chosen=kept,
                 grids=grids,
-                held=[_patches(picture), *([] if merged is None else [new])],
+                held=[_patches(picture).detach(), *([] if merged is None else [new])],
                 took=partial(watch.seconds, len(group)),
             )
             choices[members[b]] = Choice(picture, chosen, features, report)
@@ -140,8 +149,7 @@ def _shorten(picture: Picture, kept: Tensor, new: Tensor) -> tuple[Tensor, Tenso
     if len(patches) == len(picture.features):
         return kept, new
     stays = torch.ones(len(picture.features), dtype=torch.bool, device=new.device)
-    stays[patches] = False
-    stays[patches[kept]] = True
+    leave(stays, patches, kept)
     return stays.nonzero()[:, 0], picture.features.index_copy(0, patches[kept], new)[stays]
 
 
@@ -153,7 +161,7 @@ def _known(group: Sequence[Picture], needs: Sequence[str]) -> dict[str, Any]:
         )
     device = group[0].features.device  # a sharded encoder may have recorded facts elsewhere
     facts = {name: as_batch(name, [picture.known[name] for picture in group]) for name in needs}
-    return {name: fact.to(device) for name, fact in facts.items()}
+    return {name: fact.detach().to(device) for name, fact in facts.items()}
 
 
 class Stopwatch:

@@ -11,21 +11,25 @@ batch, padding left out, and all visual tokens of a row, of however many images,
 choose from.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from lofi_core.errors import LofiError
 from lofi_core.pruners.inside import InsidePruner
+from lofi_core.vlm.families import check_model
 from lofi_core.vlm.hooks import Hooks
+from lofi_core.vlm.rows import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["InsideReport", "pruning_inside"]
+__all__ = ["LIKE_LLAMA", "InsideReport", "prune_inside", "pruning_inside"]
 
 # Decoders whose layers differ from Llama's in nothing that matters here.
 LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3")
@@ -49,6 +53,7 @@ class InsideReport:
     entered: list[Tensor] = field(default_factory=list)
     kept: list[tuple[Tensor, ...]] = field(default_factory=list)
     seconds: float = 0.0
+    lock: Any = field(default_factory=threading.Lock, repr=False)
 
     @property
     def tokens_before(self) -> int:
@@ -67,9 +72,10 @@ class InsideReport:
 
     def add(self, counts: Tensor, kept: tuple[Tensor, ...], seconds: float) -> None:
         """Enter a batch of prompts: visual tokens by layer, what is left, time of selection."""
-        self.entered.append(counts)
-        self.kept.append(kept)
-        self.seconds += seconds
+        with self.lock:
+            self.entered.append(counts)
+            self.kept.append(kept)
+            self.seconds += seconds
 
 
 @contextmanager
@@ -98,18 +104,25 @@ def pruning_inside(model: "PreTrainedModel", pruner: InsidePruner) -> Iterator[I
         If the language model is built otherwise, too shallow or on several devices, if images come
         without ``input_ids``, or if the cache is not a ``DynamicCache`` filled inside this block.
     """
+    report = InsideReport()
+    with ExitStack() as stack:
+        prune_inside(model, pruner, report.add, stack)
+        yield report
+
+
+def prune_inside(
+    model: "PreTrainedModel",
+    pruner: InsidePruner,
+    record: Callable[[Tensor, tuple[Tensor, ...], float], None],
+    stack: ExitStack,
+) -> None:
+    """Register the hooks of `pruning_inside`; the stack removes them."""
     if not isinstance(pruner, InsidePruner):
         raise LofiError(
             f"pruning_inside: {type(pruner).__name__} acts before the language model; expected an "
             "InsidePruner: use lofi_core.pruning.pruning"
         )
-    kind = getattr(model.config.get_text_config(), "model_type", None)
-    decoder = getattr(model.base_model, "language_model", None)
-    if decoder is None or kind not in LIKE_LLAMA:
-        raise LofiError(
-            f"pruning_inside: a language model of type {kind!r}; expected one of {LIKE_LLAMA}, as "
-            "part of a vision-language model"
-        )
+    decoder = _decoder(model)
     devices = {parameter.device for parameter in decoder.parameters()}
     if len(devices) > 1:
         raise LofiError(
@@ -118,8 +131,26 @@ def pruning_inside(model: "PreTrainedModel", pruner: InsidePruner) -> Iterator[I
             "acts before it"
         )
     pruner.schedule(576, len(decoder.layers))  # refuses models that are too shallow
-    report = InsideReport()
-    with ExitStack() as stack:
-        for handle in Hooks(model, decoder, pruner, report.add).attach():
-            stack.callback(handle.remove)
-        yield report
+    caches: WeakKeyDictionary[Any, list[Batch]] = WeakKeyDictionary()
+    for handle in Hooks(model, decoder, pruner, record, caches).attach():
+        stack.callback(handle.remove)
+
+
+def _decoder(model: "PreTrainedModel") -> Any:
+    """Find the language model of a vision-language model, if its layers are built like Llama's."""
+    check_model(model, "pruning_inside")
+    decoder = model.get_decoder()
+    if decoder is model.base_model:
+        raise LofiError(
+            f"pruning_inside: a {type(model).__name__} is a language model of type "
+            f"{model.config.model_type!r} alone; expected a vision-language model, whose decoder "
+            "sees images"
+        )
+    kind = decoder.config.model_type
+    if kind not in LIKE_LLAMA:
+        raise LofiError(
+            f"pruning_inside: a language model of type {kind!r}, whose layers this library cannot "
+            f"take apart; expected one built like {LIKE_LLAMA}: choose a pruner that acts before "
+            "the language model"
+        )
+    return decoder

@@ -1,128 +1,63 @@
-"""Hide tokens instead of dropping them: the reference that dropping is held against.
-
-The full sequence runs through the language model with an additive mask that hides the dropped
-columns from every other token, and with what the pruner made of the kept ones in their places.
-Nothing gets faster by it.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+"""Masks: which tokens stay, which attend to which, and the forms that attention back-ends take."""
 
 import torch
 from torch import Tensor
 
-from lofi_core.pruners import Pruner, Selection, VisualTokens
-from lofi_core.vlm.encoding import encode_inputs
-
-__all__ = ["InPlace", "masked_logits", "seen_tokens", "with_facts"]
+__all__ = ["additive", "causal_mask", "leave"]
 
 
-def masked_logits(model: Any, inputs: Mapping[str, Any], pruner: Pruner) -> Tensor:
-    """Logits, at all tokens that are neither dropped nor padding, with the dropped ones hidden.
+def leave(stays: Tensor, among: Tensor, kept: Tensor) -> None:
+    """Mark, in place, that of the places ``among`` only those at ``kept`` stay.
 
     Parameters
     ----------
-    model
-        A vision-language model whose decoder is ``base_model.language_model``, and takes 4-D masks.
-    inputs : mapping
-        What its processor returned.
-    pruner : Pruner
-        Acting before the language model.
-
-    Returns
-    -------
-    Tensor, shape (tokens, V)
-        In the order of rows and columns, as ``logits[attention_mask.bool()]`` of pruned inputs.
-    """
-    encoded = encode_inputs(model, inputs, pruner.needs)
-    real = inputs["attention_mask"].bool()
-    stays = torch.ones_like(real)
-    for picture, report in zip(encoded.pictures, encoded.prune(pruner).report.images, strict=True):
-        patches = picture.columns[picture.layout.patches]
-        stays[picture.row, patches] = False
-        stays[picture.row, patches[report.kept.to(patches.device)]] = True
-    full = encoded.prune(InPlace(inner=pruner))
-    return _hidden(model, full, real, stays)[stays & real]
-
-
-def seen_tokens(
-    model: Any, inputs: Mapping[str, Any], needs: Sequence[str] = ()
-) -> list[VisualTokens]:
-    """Record what a pruner with these needs gets to see, for all images of equal shape at once.
+    stays : Tensor, shape (n,), bool
+        Changed at ``among`` alone.
+    among : Tensor, shape (N,), int64
+        Places in 0..n-1.
+    kept : Tensor, shape (m,), int64
+        Indices in 0..N-1.
 
     Examples
     --------
-    >>> from lofi_core.contract import shipped
-    >>> seen_tokens(*shipped(), needs=["cls_attention"])[0].cls_attention.shape
-    torch.Size([3, 4, 144])
+    >>> import torch
+    >>> stays = torch.ones(5, dtype=torch.bool)
+    >>> leave(stays, among=torch.tensor([1, 2, 3]), kept=torch.tensor([1]))
+    >>> stays
+    tensor([ True, False,  True, False,  True])
     """
-    spy = _Spy(wanted=tuple(needs))
-    encode_inputs(model, inputs, needs).prune(spy)
-    return spy.seen
+    stays[among] = False
+    stays[among[kept.to(among.device)]] = True
 
 
-def with_facts(tokens: VisualTokens, change: Callable[[Tensor], Any]) -> VisualTokens:
-    """Change every tensor of some visual tokens."""
-    facts: dict[str, Any] = {f.name: getattr(tokens, f.name) for f in fields(tokens)}
-    changed = {name: change(x) if isinstance(x, Tensor) else x for name, x in facts.items()}
-    return VisualTokens(**changed)
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what to add to attention scores: 0 where ``allowed``, else the lowest finite number.
+
+    Explicit ("eager") attention takes no booleans; SDPA takes both. A row that allows nothing would
+    spread its attention over everything, so callers let every token see itself.
+    """
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill(~allowed, torch.finfo(dtype).min)
 
 
-def _hidden(model: Any, inputs: Mapping[str, Any], real: Tensor, stays: Tensor) -> Tensor:
-    """Logits of the full sequence with columns hidden, positions counted without padding."""
-    (B, L), device = real.shape, real.device
-    allowed = torch.ones(L, L, dtype=torch.bool, device=device).tril() & (real & stays)[:, None]
-    allowed = (allowed | torch.eye(L, dtype=torch.bool, device=device))[:, None]
-    low = torch.finfo(model.dtype).min
-    mask = torch.zeros(B, 1, L, L, dtype=model.dtype, device=device).masked_fill(~allowed, low)
-    positions = (real.cumsum(-1) - 1).clamp(min=0)
+def causal_mask(columns: Tensor, hidden: Tensor, backend: str) -> Tensor | None:
+    """Let the last tokens attend to all real ones up to themselves, in the back-end's form.
 
-    def hide(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        return args, kwargs | {"attention_mask": mask, "position_ids": positions}
-
-    handle = model.base_model.language_model.register_forward_pre_hook(hide, with_kwargs=True)
-    try:
-        return model(**inputs).logits
-    finally:
-        handle.remove()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Spy(Pruner):
-    """Leave every token as it is, and remember them."""
-
-    wanted: tuple[str, ...]
-    seen: list[VisualTokens] = field(default_factory=list)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.wanted
-
-    def select(self, tokens: VisualTokens) -> Selection:
-        self.seen.append(tokens)
-        return _everything(tokens.projected)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InPlace(Pruner):
-    """Drop nothing, and put what another pruner makes of the tokens it keeps in their places."""
-
-    inner: Pruner
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What the other pruner reads."""
-        return self.inner.needs
-
-    def select(self, tokens: VisualTokens) -> Selection:
-        """Return all tokens, some of them changed."""
-        chosen, X = self.inner(tokens), tokens.projected.clone()
-        for b, new in enumerate(chosen.tokens or ()):
-            X[b, chosen.kept[b]] = new
-        return _everything(X)
-
-
-def _everything(X: Tensor) -> Selection:
-    every = torch.arange(X.shape[1], device=X.device)
-    return Selection((every,) * len(X), tuple(X))
+    Parameters
+    ----------
+    columns : Tensor, shape (B, K), bool
+        Which keys are no padding.
+    hidden : Tensor, shape (B, Q, D)
+        The queries' hidden states.
+    backend : str
+        Name of transformers' attention implementation.
+    """
+    K, Q = columns.shape[1], hidden.shape[1]
+    if "flash" in backend:
+        return None if columns.all() else columns
+    if backend == "sdpa" and columns.all() and Q in (1, K):
+        return None
+    upto = torch.ones(Q, K, dtype=torch.bool, device=hidden.device).tril(K - Q)
+    itself = upto & ~upto.tril(K - Q - 1)
+    allowed = ((upto & columns[:, None]) | itself)[:, None]  # padding sees itself
+    return allowed if backend == "sdpa" else additive(allowed, hidden.dtype)

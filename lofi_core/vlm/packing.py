@@ -21,9 +21,14 @@ from lofi_core.errors import LofiError
 from lofi_core.pruners import Pruner
 from lofi_core.vlm.encoding import EncodedInputs, PrunedInputs
 from lofi_core.vlm.inside import LIKE_LLAMA
+from lofi_core.vlm.masks import additive
 from lofi_core.vlm.report import Report
 
-__all__ = ["Packed", "PackedOutput", "pack"]
+__all__ = ["NotPackable", "Packed", "PackedOutput", "pack"]
+
+
+class NotPackable(LofiError):
+    """Prompts that have to be asked one per row, see `lofi_core.vlm.prompts.share`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,7 @@ class PackedOutput:
     logits : Tensor, shape (Q, V)
         After the last token of each question, in the order they were given.
     report : Report
-        Visual tokens before and after, one entry an image.
+        Visual tokens before and after, one entry per image.
     hidden : tuple of Tensors, shape (B, L, D)
         If asked for: what enters the first layer, and what each layer gives, the last one after
         the final norm.
@@ -55,7 +60,7 @@ class PackedOutput:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """Encoded images, one a row, with all questions about them; made by `pack`."""
+    """Encoded images, one per row, with all questions about them; made by `pack`."""
 
     encoded: EncodedInputs
 
@@ -66,7 +71,7 @@ class Packed:
         Parameters
         ----------
         pruner : Pruner
-            Chooses once an image, as it cannot depend on the question.
+            Chooses once per image, as it cannot depend on the question.
         hidden : bool
             Return hidden states too.
         """
@@ -85,83 +90,94 @@ class Packed:
             use_cache=False,
         )
         visual = pruned["input_ids"] == model.config.image_token_id
-        logits = output.logits[ends[:, columns]].float().cpu()
+        logits = output.logits[ends[:, columns]].cpu()
         return PackedOutput(logits, pruned.report, output.hidden_states or (), visual, question)
 
 
-def pack(encoded: EncodedInputs, inputs: Mapping[str, Any], images: Sequence[int]) -> Packed:
+def pack(encoded: EncodedInputs, inputs: Mapping[str, Any], rows: Sequence[int]) -> Packed:
     """Pack questions, given as one prompt each, behind their images.
 
     Parameters
     ----------
     encoded : EncodedInputs
-        Prompts with one image each, a row an image.
+        Prompts with one image each.
     inputs : mapping
-        Prompts that differ after the image only, as the processor returns them.
-    images : sequence of int, ascending
+        Prompts that differ only after the image, as the processor returns them.
+    rows : sequence of int, ascending
         For each of these, the row of ``encoded`` that shows the same image.
 
     Raises
     ------
-    LofiError
-        If prompts about one image differ before its end; if the language model is not known to be
-        causal with plain positions, or its attention back-end takes no mask of this kind.
+    NotPackable
+        If the language model is not known to be causal, with attention to all earlier tokens and
+        plain positions; if its attention back-end does not take every mask; if there is not one
+        image, in one piece, in each row; or if prompts about one image differ before its end.
     """
     model = encoded.model
-    text = model.config.get_text_config()
-    if text.model_type not in LIKE_LLAMA or text._attn_implementation not in ("sdpa", "eager"):
-        raise LofiError(
-            f"pack: a language model of type {text.model_type!r} with attention "
-            f"{text._attn_implementation!r}; expected one of {LIKE_LLAMA} with 'sdpa' or 'eager': "
-            "ask one question per row"
-        )
-    held = [picture.row for picture in encoded.pictures]
-    if held != list(range(len(encoded.inputs["input_ids"]))):
-        raise LofiError(
-            f"pack: pictures in rows {held}; expected one picture per prompt: ask one question per "
-            "row"
-        )
-    if getattr(text, "rope_parameters", None) and "mrope_section" in text.rope_parameters:
-        raise LofiError(
-            "pack: positions along several axes; expected one: ask one question per row"
-        )
+    if reason := _obstacle(model) or _pieces(encoded):
+        raise NotPackable(f"pack: {reason}: ask one question per row")
+    token, pad = model.config.image_token_id, model.config.get_text_config().pad_token_id
     prompts = [
         ids[mask.bool()]
         for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
     ]
-    rows: dict[str, list[Tensor]] = {name: [] for name in ("ids", "positions", "question", "end")}
-    for image in range(len(encoded.inputs["input_ids"])):
-        mine = [prompts[i] for i, which in enumerate(images) if which == image]
-        starts = [int((ids == model.config.image_token_id).nonzero()[-1]) + 1 for ids in mine]
-        prefix = mine[0][: starts[0]]
-        if any(not torch.equal(ids[:s], prefix) for ids, s in zip(mine, starts, strict=True)):
-            raise LofiError(
-                f"pack: the prompts about image {image} differ before its end; expected the "
-                "question after the image: ask one question per row"
-            )
-        parts = [prefix, *(ids[len(prefix) :] for ids in mine)]
-        lengths = torch.tensor([len(part) for part in parts], device=prefix.device)
-        question = torch.arange(len(parts), device=prefix.device).repeat_interleave(lengths)
-        place = torch.cat([torch.arange(len(part), device=prefix.device) for part in parts])
-        rows["ids"].append(torch.cat(parts))
-        rows["positions"].append(place + len(prefix) * (question > 0))
-        rows["question"].append(question)
-        rows["end"].append((place == lengths[question] - 1) & (question > 0))
-    packed = {name: pad_sequence(row, batch_first=True) for name, row in rows.items()}
-    real = pad_sequence([torch.ones_like(ids) for ids in rows["ids"]], batch_first=True)
-    new = {
-        "input_ids": torch.where(real.bool(), packed["ids"], text.pad_token_id or 0),
-        "attention_mask": real,
-        "position_ids": packed["positions"],
-        "question": packed["question"],
-        "end": packed["end"].long(),
-    }
-    pictures = []
-    for picture in encoded.pictures:
-        ids = new["input_ids"][picture.row]
-        columns = (ids == model.config.image_token_id).nonzero()[:, 0]
-        pictures.append(replace(picture, columns=columns))
+    packed = [
+        _row([ids for ids, row in zip(prompts, rows, strict=True) if row == image], token, image)
+        for image in range(len(encoded.pictures))
+    ]
+    names = packed[0].keys()
+    new = {name: pad_sequence([row[name] for row in packed], batch_first=True) for name in names}
+    new["input_ids"] = torch.where(new["attention_mask"].bool(), new["input_ids"], max(0, pad or 0))
+    pictures = [
+        replace(picture, columns=(new["input_ids"][picture.row] == token).nonzero()[:, 0])
+        for picture in encoded.pictures
+    ]
     return Packed(replace(encoded, inputs=new, pictures=pictures))
+
+
+def _obstacle(model: Any) -> str:
+    """Say what keeps a model's prompts from being packed, if anything does."""
+    text = model.config.get_text_config()
+    if text.model_type not in LIKE_LLAMA:
+        return f"a language model of type {text.model_type!r}; expected one of {LIKE_LLAMA}"
+    if text._attn_implementation not in ("sdpa", "eager"):
+        return f"attention {text._attn_implementation!r}; expected 'sdpa' or 'eager'"
+    if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
+        return "positions along several axes; expected one"
+    if set(getattr(text, "layer_types", None) or ()) - {"full_attention"}:
+        return f"layers of types {sorted(set(text.layer_types))}; expected full attention"
+    if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
+        return f"attention in a window of {text.sliding_window}; expected full attention"
+    return ""
+
+
+def _pieces(encoded: EncodedInputs) -> str:
+    rows = [picture.row for picture in encoded.pictures]
+    one_each = rows == [*range(len(encoded.inputs["input_ids"]))]
+    return "" if one_each else f"images or pieces of images in rows {rows}; expected one in each"
+
+
+def _row(prompts: Sequence[Tensor], token: int, image: int) -> dict[str, Tensor]:
+    """Put prompts without padding behind the prefix that they share, with all (L,) facts."""
+    starts = [int((ids == token).nonzero()[-1]) + 1 for ids in prompts]
+    prefix = prompts[0][: starts[0]]
+    if any(not torch.equal(ids[:s], prefix) for ids, s in zip(prompts, starts, strict=True)):
+        raise NotPackable(
+            f"pack: the prompts about image {image} differ before its end; expected the question "
+            "after the image: ask one question per row"
+        )
+    parts = [prefix, *(ids[len(prefix) :] for ids in prompts)]
+    lengths = torch.tensor([len(part) for part in parts], device=prefix.device)
+    question = torch.arange(len(parts), device=prefix.device).repeat_interleave(lengths)
+    place = torch.cat([torch.arange(len(part), device=prefix.device) for part in parts])
+    return {
+        "input_ids": torch.cat(parts),
+        "attention_mask": torch.ones_like(question),
+        "position_ids": place + len(prefix) * (question > 0),
+        "question": question,
+        # An integer, because pruning shortens integers only.
+        "end": ((place == lengths[question] - 1) & (question > 0)).long(),
+    }
 
 
 def _mask(inputs: PrunedInputs, dtype: torch.dtype) -> Tensor:
@@ -171,5 +187,4 @@ def _mask(inputs: PrunedInputs, dtype: torch.dtype) -> Tensor:
     L = question.shape[1]
     seen = same & torch.ones(L, L, dtype=torch.bool, device=question.device).tril()
     seen &= real[:, None, :] | ~real[:, :, None]  # padding sees something, or its rows are NaN
-    low = torch.finfo(dtype).min
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, low)[:, None]
+    return additive(seen[:, None], dtype)

@@ -1,9 +1,11 @@
 """What pruning did: tokens before and after, image by image, as they reached the language model."""
 
 import math
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -93,15 +95,23 @@ class ImageReport:
 
 @dataclass(eq=False)
 class Report:
-    """What became of all images of a call, or of all calls inside ``with pruning(...)``."""
+    """What became of all images of a call, or of all calls inside ``with pruning(...)``.
+
+    Parameters
+    ----------
+    images : list of ImageReport
+        In the order of the calls.
+    """
 
     images: list[ImageReport] = field(default_factory=list)
+    lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def add(self, images: Iterable[ImageReport]) -> None:
         """Enter the images of another call; those entered before let go of their tokens."""
-        for image in self.images:
-            image.release()
-        self.images.extend(images)
+        with self.lock:
+            for image in self.images:
+                image.release()
+            self.images.extend(images)
 
     @property
     def tokens_before(self) -> int:

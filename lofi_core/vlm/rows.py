@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-__all__ = ["Batch", "RowAttention", "causal_mask", "pad_rows", "shorten"]
+from lofi_core.vlm.masks import leave
+
+__all__ = ["Batch", "RowAttention", "pad_rows", "shorten"]
 
 Row = dict[str, Tensor]
 
@@ -58,8 +60,8 @@ def shorten(row: Row, kept: Tensor, merged: Tensor | None, renumber: bool) -> Ro
         Give the row the first of its position ids, without gaps.
     """
     visual = row["visual"].nonzero()[:, 0]
-    stays = ~row["visual"]
-    stays[visual[kept]] = True
+    stays = torch.ones_like(row["visual"])
+    leave(stays, visual, kept)
     short = {name: x[stays] for name, x in row.items()}
     if merged is not None:  # before the text that follows the images
         at = int(stays[: int(visual[-1]) + 1].sum())
@@ -88,32 +90,6 @@ def pad_rows(rows: Sequence[Row], right: bool) -> tuple[Row, Tensor]:
     lengths = torch.tensor([len(row["hidden"]) for row in rows], device=hidden.device)
     real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
     return padded, real if right else real.flip(-1)
-
-
-def causal_mask(columns: Tensor, hidden: Tensor, backend: str) -> Tensor | None:
-    """Let the last tokens attend to all real ones up to themselves, in the back-end's form.
-
-    Parameters
-    ----------
-    columns : Tensor, shape (B, K), bool
-        Which keys are no padding.
-    hidden : Tensor, shape (B, Q, D)
-        The queries' hidden states.
-    backend : str
-        Name of transformers' attention implementation.
-    """
-    (B, K), Q = columns.shape, hidden.shape[1]
-    if "flash" in backend:
-        return None if columns.all() else columns
-    if backend == "sdpa" and columns.all() and Q in (1, K):
-        return None
-    upto = torch.ones(Q, K, dtype=torch.bool, device=hidden.device).tril(K - Q)
-    itself = upto & ~upto.tril(K - Q - 1)
-    allowed = ((upto & columns[:, None]) | itself)[:, None]  # no empty rows of padding
-    if backend == "sdpa":
-        return allowed
-    low = torch.finfo(hidden.dtype).min
-    return torch.zeros(B, 1, Q, K).to(hidden).masked_fill(~allowed, low)
 
 
 class RowAttention:

@@ -56,13 +56,31 @@ def drop_tokens(inputs: Mapping[str, Any], keep: Tensor, pad_token_id: int) -> d
     source = order.gather(1, place.clamp(0, ids.shape[1] - 1))
     source = source.masked_fill((place < 0) | (place >= lengths), ids.shape[1])
 
-    fill = {"input_ids": pad_token_id, "labels": -100}
+    fill = {"input_ids": pad_token_id, "labels": -100, "shift_labels": -100}
     shorter = dict(inputs)
     for name, value in inputs.items():
         if isinstance(value, Tensor) and value.shape[-2:] == ids.shape:
             padded = torch.nn.functional.pad(value, (0, 1), value=fill.get(name, 0))
             shorter[name] = padded.gather(-1, source.to(value.device).expand(*value.shape[:-1], -1))
+    columns = inputs.get("logits_to_keep")
+    if isinstance(columns, Tensor):
+        shorter["logits_to_keep"] = _moved(columns.to(ids.device), source, ids.shape[1])
     return shorter
+
+
+def _moved(columns: Tensor, source: Tensor, L: int) -> Tensor:
+    """Return where some of the L original columns went, if all rows agree on it."""
+    B, width = source.shape
+    places = source.new_full((B, L + 1), -1)
+    places.scatter_(1, source, torch.arange(width, device=source.device).expand(B, -1))
+    moved = places[:, :L][:, columns]
+    if (moved != moved[:1]).any() or (moved < 0).any():
+        raise LofiError(
+            f"prune_inputs: logits_to_keep={columns.tolist()}, columns of the unpruned prompt that "
+            "are dropped or padding in some row, or move by different amounts; expected columns of "
+            "text that end up in one place: keep all logits, or run the rows one by one"
+        )
+    return moved[0]
 
 
 def compact_positions(position_ids: Tensor, mask: Tensor) -> Tensor:

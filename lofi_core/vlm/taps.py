@@ -10,11 +10,14 @@ r"""What pruners ask of the vision encoder, recorded while it runs once.
     last_cls_attention      softmax(q_CLS K^T / sqrt(C)) in the last layer, all heads as one
 
 Hooks record the queries and keys that a layer computes anyway, so the encoder keeps its fast
-attention back-end; they are removed as soon as it has run.
+attention back-end; they are removed as soon as it has run. They record in the thread that set them
+only, so that threads can encode at the same time.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,6 +108,18 @@ _FROM_ATTENTION: dict[str, tuple[str, Callable[[Tensor, Tensor, float], Tensor]]
 }
 
 
+def _here(hook: Callable[..., None]) -> Callable[..., None]:
+    """Run a hook only in the thread that made it, not when others use the encoder meanwhile."""
+    thread = threading.get_ident()
+
+    @wraps(hook)
+    def only_here(*args: Any) -> None:
+        if threading.get_ident() == thread:
+            hook(*args)
+
+    return only_here
+
+
 def _watch_attention(
     model: "PreTrainedModel", family: Family, name: str, found: Found
 ) -> list[RemovableHandle]:
@@ -113,11 +128,13 @@ def _watch_attention(
     seen: dict[str, Tensor] = {}
 
     def keep(kind: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        @_here
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             seen[kind] = output.unflatten(-1, (attention.num_heads, -1))
 
         return hook
 
+    @_here
     def conclude(module: nn.Module, args: Any, output: Any) -> None:
         found[name] = fact(seen.pop("queries"), seen.pop("keys"), attention.scale)
 
@@ -129,6 +146,7 @@ def _watch_attention(
 
 
 def _watch_encoded(model: "PreTrainedModel", family: Family, found: Found) -> list[RemovableHandle]:
+    @_here
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         found["encoded"] = args[0]
 
@@ -136,6 +154,7 @@ def _watch_encoded(model: "PreTrainedModel", family: Family, found: Found) -> li
 
 
 def _watch_crops(model: "PreTrainedModel", family: Family, found: Found) -> list[RemovableHandle]:
+    @_here
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         crops, n = args[0].shape[:2]
         numbers = torch.arange(crops, device=args[0].device)
@@ -145,6 +164,7 @@ def _watch_crops(model: "PreTrainedModel", family: Family, found: Found) -> list
 
 
 def _watch_cls(model: "PreTrainedModel", family: Family, found: Found) -> list[RemovableHandle]:
+    @_here
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         states = output if isinstance(output, Tensor) else output[0]
         found["cls_encoded"] = states[:, :1].expand(-1, states.shape[1] - 1, -1)

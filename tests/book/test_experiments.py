@@ -21,6 +21,7 @@ from book.experiments import load
 from book.experiments import run as runs
 from book.experiments.check import check, commit_seed
 from book.experiments.compact import probability_matrix, shorter, split_probabilities
+from book.experiments.export import write_results
 from book.experiments.plan import BUDGETS, CHOSEN, SCENES, SEEDS, SITE_SCENES, Planned, plan
 from book.experiments.results import FOLDER, Results, best_variants
 from book.experiments.run import run
@@ -28,7 +29,6 @@ from book.experiments.tables import NONE_OF_THEM
 from book.experiments.trainings import FACTS as FACTS_OF_TRAININGS
 from book.experiments.trainings import trainings, write_trainings
 from book.experiments.variants import Compensated
-from book.experiments.writing import write_results
 from lofi_core.errors import LofiError
 from lofi_core.evaluation import parts
 from lofi_core.evaluation.arms import UNPRUNED, Condition
@@ -47,7 +47,7 @@ from lofi_core.scenes.vqa import SceneVQA
 
 LIMIT = 12e6  # bytes of committed results
 SMALL = {"test": 3, "validation": 2}
-FACTS = {"schema": runs.VERSION, "scenes": SMALL}
+FACTS = {"scenes": SMALL}
 
 
 def planned(group: str, label: str, pruner: Any = UNPRUNED, *place: Any, **facts: Any) -> Planned:
@@ -209,12 +209,12 @@ def test_rounding() -> None:
 
 
 def command(folder: str) -> None:
-    """What the killed process runs: it dies in its second block, before the answers are there."""
+    """What the killed process runs: it dies in its second block, before the part is there."""
     runs.BLOCK = 2
     write, count = parts.write_whole, iter(range(100))
 
     def dying(path: Path, how: Any) -> None:
-        if next(count) == 6:  # run.json twice, three tables, and one of the second block
+        if next(count) == 3:  # after run.json, its arms, and the part of the first block
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, how)
 
@@ -227,13 +227,13 @@ def test_a_killed_run_resumes_to_the_same_tables(tmp_path: Path, done: tuple[Pat
     code += f"t.command({str(tmp_path)!r})"
     killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TQDM_DISABLE": "1"})
     assert killed.returncode == -signal.SIGKILL
-    assert len(list(tmp_path.rglob("answers-*.parquet"))) == 1
+    assert len(list(tmp_path.rglob("records-0*.parquet"))) == 1
     assert run(tmp_path, ARMS, SMALL)
     out = tmp_path / "out"
     write_results(tmp_path, out, ARMS, FACTS)
     for name in ("arms", "answers", "images", "sites"):
-        first, second = (pq.read_table(f / f"{name}.parquet") for f in (done[1], out))
-        assert first.equals(second), name
+        first, second = (pd.read_parquet(f / f"{name}.parquet") for f in (done[1], out))
+        pd.testing.assert_frame_equal(first, second)
 
 
 def test_another_run_is_refused(done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,24 +6,26 @@ from typing import Any
 
 import pytest
 
-from book.ledger import check as ledger
+from book.ledger import __main__ as command
+from book.ledger.check import check
+from book.ledger.claims import claims_of, read
 from book.ledger.evidence import Evidence
 
 
 def test_claims_are_in_form(made: dict[str, Any]) -> None:
-    assert ledger.check(ledger.read(), made, made["metrics"]) == []
+    assert check(read(), made, made["metrics"]) == []
 
 
 def corrupted(change: Any) -> Any:
     def test(made: dict[str, Any]) -> list[str]:
-        claims, recorded, fresh = ledger.read(), deepcopy(made), deepcopy(made["metrics"])
+        claims, recorded, fresh = read(), deepcopy(made), deepcopy(made["metrics"])
         change({claim["id"]: claim for claim in claims}, recorded, fresh)
-        return ledger.check(claims, recorded, fresh)
+        return check(claims, recorded, fresh)
 
     return test
 
 
-def change_figure(claims: Any, recorded: Any, fresh: Any) -> None:
+def change_quantity(claims: Any, recorded: Any, fresh: Any) -> None:
     recorded["metrics"]["lofi.lead.random"]["value"] += 0.001
 
 
@@ -32,8 +34,8 @@ def change_data(claims: Any, recorded: Any, fresh: Any) -> None:
 
 
 def change_interval(claims: Any, recorded: Any, fresh: Any) -> None:
-    figure = recorded["metrics"]["lofi.lead.random"]
-    figure["low"] -= 0.2 * (figure["high"] - figure["low"])
+    quantity = recorded["metrics"]["lofi.lead.random"]
+    quantity["low"] -= 0.2 * (quantity["high"] - quantity["low"])
 
 
 def change_count(claims: Any, recorded: Any, fresh: Any) -> None:
@@ -73,7 +75,7 @@ def drop_verdict(claims: Any, recorded: Any, fresh: Any) -> None:
     del recorded["verdicts"]["beats-controls"]
 
 
-def drop_figure(claims: Any, recorded: Any, fresh: Any) -> None:
+def drop_quantity(claims: Any, recorded: Any, fresh: Any) -> None:
     del recorded["metrics"]["lofi.lead.random"]
 
 
@@ -85,9 +87,9 @@ def drop_reason(claims: Any, recorded: Any, fresh: Any) -> None:
     claims["beats-controls"]["tests"] = []
 
 
-CORRUPTIONS = [change_figure, change_data, change_interval, change_count, change_verdict]
+CORRUPTIONS = [change_quantity, change_data, change_interval, change_count, change_verdict]
 CORRUPTIONS += [change_words, change_criterion, change_notebook, change_metric, change_kind]
-CORRUPTIONS += [change_source, drop_verdict, drop_figure, drop_data, drop_reason]
+CORRUPTIONS += [change_source, drop_verdict, drop_quantity, drop_data, drop_reason]
 
 
 @pytest.mark.parametrize("change", CORRUPTIONS, ids=lambda f: f.__name__)
@@ -100,44 +102,42 @@ def test_an_error_beyond_its_tolerance_fails(made: dict[str, Any]) -> None:
     """Rounding differs between machines, so only the criterion bounds it."""
     fresh = deepcopy(made["metrics"])
     fresh["drop.mask_error"] |= dict.fromkeys(("value", "low", "high"), 2e-6)
-    assert ledger.check(ledger.read(), made, fresh) == []
+    assert check(read(), made, fresh) == []
     fresh["drop.mask_error"] |= dict.fromkeys(("value", "low", "high"), 0.1)
-    (problem,) = ledger.check(ledger.read(), made, fresh)
+    (problem,) = check(read(), made, fresh)
     assert problem.startswith("dropping-is-masking")
 
 
 def test_another_sample_of_the_bootstrap_passes(made: dict[str, Any]) -> None:
     fresh = deepcopy(made["metrics"])
-    figure = fresh["lofi.lead.random"]
-    figure["low"] += 0.03 * (figure["high"] - figure["low"])
-    assert ledger.check(ledger.read(), made, fresh) == []
+    quantity = fresh["lofi.lead.random"]
+    quantity["low"] += 0.03 * (quantity["high"] - quantity["low"])
+    assert check(read(), made, fresh) == []
 
 
 def test_the_command_writes_and_checks(
     evidence: Evidence, made: dict[str, Any], tmp_path: Any, monkeypatch: Any, capsys: Any
 ) -> None:
-    import book.experiments
-
-    monkeypatch.setattr(book.experiments, "load", lambda *_: evidence.results)
-    monkeypatch.setattr(ledger, "compute", lambda _: deepcopy(made["metrics"]))
+    monkeypatch.setattr(command, "load", lambda *_: evidence.results)
+    monkeypatch.setattr(command, "compute", lambda _: deepcopy(made["metrics"]))
     path = tmp_path / "metrics.json"
-    assert ledger.main(["--record", str(path)]) == 0
-    assert ledger.main(["--record", str(path), "--check"]) == 0
+    assert command.main(["--record", str(path)]) == 0
+    assert command.main(["--record", str(path), "--check"]) == 0
     record = json.loads(path.read_text())
     record["verdicts"]["deflation"]["verdict"] = "true"
     path.write_text(json.dumps(record))
-    assert ledger.main(["--record", str(path), "--check"]) == 1
+    assert command.main(["--record", str(path), "--check"]) == 1
     assert "deflation" in capsys.readouterr().err
 
 
 def test_claims_of_a_chapter() -> None:
-    ids = [claim["id"] for claim in ledger.claims_of("notebooks/05-why-energy-and-ipr")]
+    ids = [claim["id"] for claim in claims_of("notebooks/05-why-energy-and-ipr")]
     assert "ipr-consistency" in ids
     assert "deflation" not in ids
-    named = ledger.claims_of("05-why-energy-and-ipr.ipynb")
+    named = claims_of("05-why-energy-and-ipr.ipynb")
     assert [claim["id"] for claim in named] == ids
 
 
 @pytest.mark.slow
 def test_the_committed_record_is_current() -> None:
-    assert ledger.main(["--check"]) == 0
+    assert command.main(["--check"]) == 0

@@ -9,8 +9,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from book.ledger.midranks import SortedColumn
-from book.ledger.prediction import arm_correlation, flip_auc, rank_correlation
-from book.ledger.strata import shuffled
+from book.ledger.prediction import arm_correlation, flip_auc, rank_correlation, shuffled
 from lofi_core.errors import LofiError
 
 IMAGES, BUDGETS, QUESTIONS = 120, 4, 6
@@ -97,7 +96,7 @@ def test_nine_of_ten_intervals_hold_the_truth() -> None:
 
 
 def test_related_through_the_budget_only() -> None:
-    """Pooled figures are high, and nothing is left within budgets, or of a shuffled control."""
+    """Pooled statistics are high, and nothing is left within budgets, or of a shuffled control."""
     table = rows(through_budget=1.5)
     x, given = table[["x"]], (table.flip, table.image)
     pooled = flip_auc(x, *given, **FEW).loc["x"]
@@ -105,7 +104,7 @@ def test_related_through_the_budget_only() -> None:
     assert pooled.low > 0.7
     assert inside.low < 0.5 < inside.high
     control = flip_auc(shuffled(x, table.budget), *given, **FEW).loc["x"]
-    assert control.value == pytest.approx(pooled.value, abs=0.03)  # the pooled figure was automatic
+    assert control.value == pytest.approx(pooled.value, abs=0.03)  # the pooled one was automatic
     correlation = rank_correlation(x, *given, **FEW).loc["x"]
     partial = rank_correlation(x, *given, within=table.budget, **FEW).loc["x"]
     assert correlation.low > 0.4
@@ -166,25 +165,23 @@ def test_within_two_strata_is_the_mean_of_their_correlations() -> None:
     assert inside.value.item() == pytest.approx(np.mean(each), abs=1e-9)
 
 
-@pytest.mark.parametrize("method", ["spearman", "kendall"])
-def test_over_arms_it_is_scipys_of_the_means(method: str) -> None:
+def test_over_arms_it_is_scipys_of_the_means() -> None:
     table = rows(own=1.0)
     rng = np.random.default_rng(0)
     table["arm"] = table.budget * 10 + rng.integers(0, 4, len(table))
-    found = arm_correlation(table, ["x"], "flip", "arm", "image", method=method, **FEW).loc["x"]
+    found = arm_correlation(table, ["x"], "flip", "arm", "image", **FEW).loc["x"]
     means = table.groupby("arm")[["x", "flip"]].mean()
-    oracle = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}[method]
-    assert found.value == pytest.approx(oracle(means.x, means.flip).statistic, abs=1e-12)
+    expected = stats.spearmanr(means.x, means.flip).statistic
+    assert found.value == pytest.approx(expected, abs=1e-12)
     assert (found.n, found.groups) == (16, IMAGES)
     assert found.low <= found.value <= found.high
 
 
-@pytest.mark.parametrize("method", ["spearman", "kendall"])
-def test_over_arms_the_budget_can_be_held_fixed(method: str) -> None:
+def test_over_arms_the_budget_can_be_held_fixed() -> None:
     """Methods differ in nothing; their means follow the budget alone."""
     table = rows(through_budget=1.5)
     table["arm"] = table.budget * 10 + np.random.default_rng(0).integers(0, 8, len(table))
-    given = {"arm": "arm", "groups": "image", "method": method, **FEW}
+    given = {"arm": "arm", "groups": "image", **FEW}
     pooled = arm_correlation(table, ["x"], "flip", **given).loc["x"]
     inside = arm_correlation(table, ["x"], "flip", within="budget", **given).loc["x"]
     assert pooled.low > 0.5
@@ -225,12 +222,6 @@ X = pd.DataFrame({"x": [1.0, 2.0, 3.0]})
                 X.assign(y=0, a=0, g=range(3), b=range(3)), ["x"], "y", "a", "g", within="b"
             ),
             "varies",
-        ),
-        (
-            lambda: arm_correlation(
-                X.assign(y=0, a=0, g=0), ["x"], "y", "a", "g", method="pearson"
-            ),
-            "pearson",
         ),
     ],
 )

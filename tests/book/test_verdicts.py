@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from book.ledger.verdicts import criterion, judge, show, verdict
+from book.ledger.verdicts import outcome, verdict
+from book.ledger.wording import criterion, show
 
 
-def figure(low: float, high: float, **more: Any) -> dict[str, Any]:
+def quantity(low: float, high: float, **more: Any) -> dict[str, Any]:
     made_by = {"n": 9, "images": 3, "model": "SceneVLM", "dtype": "float32", "device": "cpu"}
     return {
         "value": (low + high) / 2,
@@ -20,7 +21,7 @@ def figure(low: float, high: float, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("test", "low", "high", "outcome"),
+    ("test", "low", "high", "expected"),
     [
         ({"above": 0}, 0.1, 0.2, "holds"),
         ({"above": 0}, -0.1, 0.2, "open"),
@@ -38,8 +39,8 @@ def figure(low: float, high: float, **more: Any) -> dict[str, Any]:
         ({"value": 0, "tolerance": 1e-9}, 1e-8, 1e-8, "fails"),
     ],
 )
-def test_the_rule(test: dict[str, Any], low: float, high: float, outcome: str) -> None:
-    assert judge({"metric": "x", **test}, {"x": figure(low, high)}) == outcome
+def test_the_rule(test: dict[str, Any], low: float, high: float, expected: str) -> None:
+    assert outcome({"metric": "x", **test}, {"x": quantity(low, high)}) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,12 +57,13 @@ def test_the_rule(test: dict[str, Any], low: float, high: float, outcome: str) -
     ],
 )
 def test_verdicts_follow_from_tests(intervals: list[Any], expected: str) -> None:
-    figures = {
-        str(i): {"missing": "nothing"} if x is None else figure(*x) for i, x in enumerate(intervals)
+    quantities = {
+        str(i): {"missing": "nothing"} if x is None else quantity(*x)
+        for i, x in enumerate(intervals)
     }
     claim = {"id": "c", "about": "large VLMs", "not_attempted": "No time."}
-    claim["tests"] = [{"metric": name, "above": 0} for name in figures]
-    found = verdict(claim, figures)
+    claim["tests"] = [{"metric": name, "above": 0} for name in quantities]
+    found = verdict(claim, quantities)
     assert found["verdict"] == expected
     tried = any(intervals)
     assert ("models a thousand times its size" in found["says"]) == tried
@@ -69,6 +71,6 @@ def test_verdicts_follow_from_tests(intervals: list[Any], expected: str) -> None
 
 
 def test_an_interval_and_a_criterion_are_readable() -> None:
-    assert show(figure(-0.01, 0.03)) == "+1.0 [-1.0, +3.0] points"
+    assert show(quantity(-0.01, 0.03)) == "+1.0 [-1.0, +3.0] points"
     assert criterion({"metric": "x", "below": -0.7}, "correlation") == "below -0.7"
     assert criterion({"metric": "x", "value": 0, "tolerance": 0}, "cases") == "exactly 0"

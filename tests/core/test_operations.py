@@ -125,7 +125,7 @@ def test_waits_of_prune_inputs(images: int) -> None:
     family = FAMILIES["llava"]
     inputs = family.inputs([[5, *["a"] * images, 3]])
     counted = count(prune_inputs, family.model(), inputs, Random(keep=0.5))
-    assert counted.waits == 11
+    assert counted.waits == 9
 
 
 def test_report_costs_nothing_until_it_is_read() -> None:

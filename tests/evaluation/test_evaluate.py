@@ -20,10 +20,11 @@ from book.training.scene import build
 from lofi_core.errors import LofiError
 from lofi_core.evaluation import records as records_module
 from lofi_core.evaluation.__main__ import main
-from lofi_core.evaluation.arms import UNPRUNED, arms
+from lofi_core.evaluation.arms import UNPRUNED, Arm, Condition, arms
 from lofi_core.evaluation.asking import ask, ask_arms
 from lofi_core.evaluation.block import Block
 from lofi_core.evaluation.consistency import compare
+from lofi_core.evaluation.questions import Question, Scene
 from lofi_core.evaluation.records import SCHEMA, read_records
 from lofi_core.evaluation.run import evaluate
 from lofi_core.pruners import AveragePool, FastV, LoFi, Norm, Random, ScorePruner, VisualTokens
@@ -154,6 +155,67 @@ def test_pruners_inside_the_language_model(loaded: tuple[Any, Any]) -> None:
     inside = rows[rows.arm == 1]
     assert (inside.tokens <= 0.75 * 144).all() and (inside.tokens > 0.7 * 144).all()
     assert inside.kept.isna().all()
+
+
+def test_kinds_of_questions_side_by_side(loaded: tuple[Any, Any]) -> None:
+    """Choices, free text and choices that begin alike, in one block: as if asked one by one."""
+    image, (first, *_) = DATA[0].image, DATA[0].questions
+    open_ended = Question("free", "What color is it?", "red")
+    alike = Question("alike", "What color is it?", "red circle", ("red circle", "red cross"))
+    questions = (open_ended, first, alike)
+    together = ask(*loaded, [Scene("all", image, questions)], LoFi(keep=0.25))
+    assert together.family.tolist() == ["free", first.family, "alike"]
+    assert together.probabilities.map(len).tolist() == [0, len(first.choices), 0]
+    assert together.kept.map(str).nunique() == 1 and together.margin.between(0, 1).all()
+    for number, q in enumerate(questions):
+        (alone,) = ask(*loaded, [Scene("one", image, (q,))], LoFi(keep=0.25)).to_dict("records")
+        row = together.iloc[number]
+        assert (row.predicted, row.right) == (alone["predicted"], alone["right"])
+        assert row.margin == pytest.approx(alone["margin"], abs=1e-5)
+
+
+def test_another_dtype_is_that_of_loading_in_it(folder: Path, loaded: tuple[Any, Any]) -> None:
+    """Rotary frequencies stay in float32, as when weights are loaded in bfloat16."""
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    scenes = [DATA[0]]
+    arm = Arm(condition=Condition(dtype="bfloat16"))
+    cast, known = ask(*loaded, scenes, arm), ask(model, loaded[1], scenes)
+    assert cast.probabilities.tolist() == known.probabilities.tolist()
+    assert cast.probabilities.tolist() != ask(*loaded, scenes).probabilities.tolist()
+    assert loaded[0].dtype == torch.float32
+
+
+def test_conditions_change_nothing_but_rounding(loaded: tuple[Any, Any]) -> None:
+    scenes = [DATA[i] for i in range(3)]
+    plain = ask(*loaded, scenes)
+    for condition in (
+        Condition(packed=False),
+        Condition(packed=False, questions_per_batch=4),
+        Condition(packed=False, padding=7),
+        Condition(images_per_batch=2),
+        Condition(attention="eager"),
+        Condition(dtype="float64"),
+    ):
+        table = ask(*loaded, scenes, Arm(condition=condition))
+        assert table.predicted.tolist() == plain.predicted.tolist()
+        for p, q in zip(table.probabilities, plain.probabilities, strict=True):
+            assert p == pytest.approx(q, abs=1e-4)
+    assert loaded[0].config.get_text_config()._attn_implementation == "sdpa"
+
+
+def test_what_cannot_be_asked(loaded: tuple[Any, Any]) -> None:
+    scenes = [DATA[0]]
+    bare = Scene("bare", scenes[0].image, ())
+    for message, given, options in (
+        ("expected at least 1", scenes, {"images_per_batch": 0}),
+        ("expected at least 1", scenes, {"images_per_batch": -1}),
+        ("0 scenes", [], {}),
+        ("1 of them without a question", [bare], {}),
+        ("expected a Pruner", scenes, {"pruner": "lofi"}),
+        ("row of its own", scenes, {"pruner": Arm(pruner=FastV(keep=0.75), measured=1)}),
+    ):
+        with pytest.raises(LofiError, match=message):
+            ask(*loaded, given, **options)
 
 
 # 2. The table
@@ -300,7 +362,7 @@ def test_weights_that_are_not_numbers(loaded: tuple[Any, Any]) -> None:
     kept = weight.data[0, 0].clone()
     weight.data[0, 0] = float("nan")
     try:
-        with pytest.raises(LofiError, match="NaN or no finite value"):
+        with pytest.raises(LofiError, match=r"replies of .* in float32 have logits that are NaN"):
             ask(*loaded, [DATA[0]])
     finally:
         weight.data[0, 0] = kept

@@ -34,8 +34,8 @@ def test_spellings() -> None:
     assert spellings(Words(), YES_NO) == [[1, 2, 3], [4, 5]]
     assert spellings(Words(), Question("f", "?", "A", ("A", "B"), ())) == [[6, 7], [8, 10]]
     assert spellings(Words(), Question("f", "?", "x")) == []
-    with pytest.raises(LofiError, match="share their first token"):
-        spellings(Words(), Question("f", "?", "x", ("yes", "unknown"), ()))
+    # nothing is left of "unknown": the reply has to be read in full
+    assert spellings(Words(), Question("f", "?", "yes", ("yes", "unknown"), ())) == []
 
 
 def test_probability_of_a_choice_sums_over_its_spellings() -> None:
@@ -57,6 +57,21 @@ def test_free_text_is_normalised() -> None:
         assert found["right"] is right
         assert found["probabilities"] == [] and found["margin"] is None
     assert judge(Words(), q, [], torch.zeros(11), "The Nokia.")["predicted"] == "nokia"
+
+
+def test_choices_that_begin_alike_are_read_in_full() -> None:
+    q = Question("f", "?", "cross", ("circle", "cross"))
+    for text, predicted in ((" Cross.", "cross"), ("The circle", "circle"), ("cress", "cress")):
+        found = judge(Words(), q, [], torch.zeros(11), text, 0.5)
+        assert (found["predicted"], found["right"]) == (predicted, predicted == "cross")
+        assert found["probabilities"] == [] and found["margin"] == 0.5
+
+
+def test_questions_that_no_reply_could_settle() -> None:
+    for given in (("f", " ", "x"), ("f", "?", "no", ("a", "b")), ("f", "?", "a", ("a", "a"))):
+        with pytest.raises(LofiError, match="Question: "):
+            Question(*given)
+    assert Question("f", "?", "", ("a", "b")).answer == ""  # not known
 
 
 def test_scene_vqa_has_one_spelling_a_choice() -> None:

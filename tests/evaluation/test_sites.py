@@ -1,6 +1,6 @@
 """Figures of representations, against brute force; the states that a model gives at each site."""
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from lofi_core.errors import LofiError
 from lofi_core.evaluation.sites import IPRS, SiteReference, text_iprs
-from lofi_core.evaluation.states import compare_sites, read_sites
+from lofi_core.evaluation.states import Reference, read_sites
 from lofi_core.pruners import AveragePool, LoFi, Random
 from lofi_core.scene_vlm import load
 from lofi_core.scenes.vqa import SceneVQA
 from lofi_core.vlm.encoding import encode_inputs
+from lofi_core.vlm.packing import Packed, pack
 from lofi_core.vlm.prompts import chat_inputs
 
 
@@ -117,64 +118,68 @@ def test_shapes_that_do_not_fit() -> None:
 
 
 @pytest.fixture(scope="module")
-def encoded() -> Any:
+def packed() -> Packed:
+    """Two images, the first with two questions, the second with one."""
     model, processor = load()
     scenes = [SceneVQA("validation")[i] for i in range(2)]
-    inputs = chat_inputs(processor, [(s.image, s.questions[i].text) for i, s in enumerate(scenes)])
-    return encode_inputs(model, inputs, ["encoded"])
+    chats = [(i, scenes[i].questions[n].text) for i, n in ((0, 0), (0, 1), (1, 1))]
+    inputs = chat_inputs(processor, [(scenes[i].image, text) for i, text in chats])
+    alone = chat_inputs(processor, [(s.image, s.questions[0].text) for s in scenes])
+    return pack(encode_inputs(model, alone, ["encoded"]), inputs, [0, 0, 1])
 
 
-def test_sites_of_the_unpruned_model(encoded: Any) -> None:
-    model, inputs = encoded.model, encoded.inputs
-    sites = read_sites(encoded, Random(keep=1.0))
+def test_sites_of_the_unpruned_model(packed: Packed) -> None:
+    model, processor = load()
+    sites = read_sites(packed, Random(keep=1.0))
+    scene = SceneVQA("validation")[1]
+    inputs = chat_inputs(processor, [(scene.image, scene.questions[1].text)])
     with torch.no_grad():
         hidden = model(**inputs, output_hidden_states=True).hidden_states
-    visual = inputs["input_ids"] == model.config.image_token_id
+    visual = inputs["input_ids"][0] == model.config.image_token_id
     names = ["encoder", "projector", *(f"layer {i}" for i in range(1, len(hidden)))]
     assert list(sites.visual) == names and list(sites.text) == names[2:]
+    assert sites.images == [0, 0, 1]
     close = {"atol": 1e-4, "rtol": 1e-4}
-    for b in range(2):
-        torch.testing.assert_close(sites.visual["encoder"][b], encoded.pictures[b].known["encoded"])
-        after = int(visual[b].nonzero()[-1]) + 1
-        for name, states in zip(names[1:], hidden, strict=True):
-            torch.testing.assert_close(sites.visual[name][b], states[b, visual[b]], **close)
-            if name in sites.text:
-                torch.testing.assert_close(sites.text[name][b], states[b, after:], **close)
-    torch.testing.assert_close(sites.last, hidden[-1][:, -1], **close)
+    known = packed.encoded.pictures[1].known["encoded"]
+    torch.testing.assert_close(sites.visual["encoder"][1], known)
+    after = int(visual.nonzero()[-1]) + 1
+    for name, states in zip(names[1:], hidden, strict=True):
+        torch.testing.assert_close(sites.visual[name][1], states[0, visual], **close)
+        if name in sites.text:
+            torch.testing.assert_close(sites.text[name][2], states[0, after:], **close)
+    torch.testing.assert_close(sites.last[2], hidden[-1][0, -1], **close)
 
 
-def test_visual_states_do_not_depend_on_the_question(encoded: Any) -> None:
-    first = read_sites(encoded, LoFi(keep=0.2))
-    ids = encoded.inputs["input_ids"].clone()
-    ids[:, -4] += 1  # a word of the question
-    inputs = {**encoded.inputs, "input_ids": ids}
-    second = read_sites(encode_inputs(encoded.model, inputs, ["encoded"]), LoFi(keep=0.2))
-    for name in first.visual:
-        for X, Y in zip(first.visual[name], second.visual[name], strict=True):
-            torch.testing.assert_close(X, Y, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(first.last, second.last, atol=1e-3)
-
-
-def test_comparison_of_sites(encoded: Any) -> None:
-    before = read_sites(encoded, Random(keep=1.0))
-    after = read_sites(encoded, LoFi(keep=0.2))
-    table = compare_sites(before, after).set_index(["row", "site", "tokens"])
-    X, Y = before.visual["layer 2"][1][None], after.visual["layer 2"][1][None]
-    expected = SiteReference(X).figures(Y)
+def test_comparison_of_sites(packed: Packed) -> None:
+    before = read_sites(packed, Random(keep=1.0))
+    after = read_sites(packed, LoFi(keep=0.2))
+    found = Reference(before).compare(after, images=2)
+    rows = {(row["site"], row["tokens"]): row for row in found.sites[1]}
+    expected = SiteReference(before.visual["layer 2"][1][None]).figures(
+        after.visual["layer 2"][1][None]
+    )
     for name, value in expected.items():
-        assert table.loc[(1, "layer 2", "visual"), name] == pytest.approx(value.item())
-    cosine = torch.cosine_similarity(before.last[1], after.last[1], dim=0).item()
-    assert table.loc[(1, "layer 2", "text"), "hidden_distance"] == pytest.approx(1 - cosine)
-    assert table.loc[(0, "layer 1", "text"), list(IPRS[:2])].notna().all()
-    same = compare_sites(before, before)
-    assert same["hidden_distance"].abs().max() < 1e-6
+        assert rows["layer 2", "visual"][name] == pytest.approx(value.item(), rel=1e-5)
+    cosine = torch.cosine_similarity(before.last[2], after.last[2], dim=0).item()
+    assert found.hidden_distance[2] == pytest.approx(1 - cosine, abs=1e-6)
+    two = text_iprs(after.text["layer 1"][:2]).mean(0)
+    (first,) = (
+        row for row in found.sites[0] if (row["site"], row["tokens"]) == ("layer 1", "text")
+    )
+    assert [first[name] for name in IPRS[:2]] == pytest.approx(two.tolist())
+    last = [*before.text][-1]
+    change = text_iprs([after.text[last][2]])[0, 1] / text_iprs([before.text[last][2]])[0, 1] - 1
+    assert found.text_ipr_change[2] == pytest.approx(change.item(), rel=1e-4)
+    same = Reference(before).compare(before, images=1)
+    assert len(same.sites) == 1 and len(same.hidden_distance) == 2
+    assert max(same.hidden_distance) < 1e-6
 
 
-def test_merged_tokens_have_no_place_in_the_encoder(encoded: Any) -> None:
-    assert "encoder" not in read_sites(encoded, AveragePool(keep=0.2)).visual
+def test_merged_tokens_have_no_place_in_the_encoder(packed: Packed) -> None:
+    assert "encoder" not in read_sites(packed, AveragePool(keep=0.2)).visual
 
 
-def test_several_images_and_nothing_recorded_are_refused(encoded: Any) -> None:
-    bare = encode_inputs(encoded.model, encoded.inputs)
+def test_nothing_recorded_at_the_encoder(packed: Packed) -> None:
+    bare = [replace(picture, known={}) for picture in packed.encoded.pictures]
     with pytest.raises(LofiError, match="nothing recorded"):
-        read_sites(bare, LoFi())
+        read_sites(Packed(replace(packed.encoded, pictures=bare)), LoFi())

@@ -260,3 +260,68 @@ def test_broken_promises(kept: list[list[int]], tokens: tuple[int, int] | None, 
 
     with pytest.raises(LofiError, match=match):
         Broken()(VisualTokens(torch.randn(1, 4, 4)))
+
+
+X = torch.randn(2, 6, 4)
+NAN = X.clone()
+NAN[1, 2, 3] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("scores", "match"),
+    [
+        (torch.full((2, 6), torch.nan), "12 scores of 12 are NaN or Inf"),
+        (NAN[..., 3], "1 scores of 12"),
+        (X[..., 0].clone().index_fill(1, torch.tensor([4]), torch.inf), "2 scores of 12"),
+        (X[0, :, 0], "one score per token"),
+        (X[:, :3, 0], "one score per token"),
+        (X, "one score per token"),
+        (None, "NoneType"),
+    ],
+)
+def test_scores_are_checked(scores: torch.Tensor | None, match: str) -> None:
+    class Given(ScorePruner):
+        def scores(self, _: VisualTokens) -> torch.Tensor:
+            return scores  # type: ignore[return-value]
+
+    with pytest.raises(LofiError, match=match):
+        Given()(VisualTokens(X))
+
+
+@pytest.mark.parametrize(
+    ("selection", "match"),
+    [
+        (Selection((torch.arange(3),) * 2, (NAN[0, :3], NAN[1, :3])), "merged tokens hold NaN"),
+        (Selection((torch.arange(3),) * 2, (X[0, :3],)), "tokens of shapes"),
+        (Selection((torch.arange(3),) * 2, scores=NAN[..., 3]), "scores of 12 are NaN"),
+        (Selection((torch.arange(3.0),) * 2), "int64"),
+        ((torch.arange(3),) * 2, "expected a Selection"),
+    ],
+)
+def test_selections_are_checked(selection: object, match: str) -> None:
+    class Given(Pruner):
+        def select(self, _: VisualTokens) -> Selection:
+            return selection  # type: ignore[return-value]
+
+    with pytest.raises(LofiError, match=match):
+        Given()(VisualTokens(X))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "match"),
+    [
+        (VisualTokens(X, keys=NAN), "VisualTokens.keys holds NaN"),
+        (VisualTokens(X, keys=X[:, :5]), "VisualTokens.keys of shape"),
+        (VisualTokens(X, keys=X[0]), "VisualTokens.keys of shape"),
+        (VisualTokens(X[0]), "add the batch dimension"),
+        (X, "expected VisualTokens"),
+    ],
+)
+def test_facts_are_checked(tokens: VisualTokens, match: str) -> None:
+    class Needs(Random):
+        @property
+        def needs(self) -> tuple[str, ...]:
+            return ("keys",)
+
+    with pytest.raises(LofiError, match=match):
+        Needs()(tokens)

@@ -28,7 +28,7 @@ from lofi_core.pruners import (
 from lofi_core.pruning import encode_inputs, prune_inputs, pruning
 from lofi_core.vlm.families import FAMILIES as LIBRARY
 from lofi_core.vlm.families import UNFIT
-from lofi_core.vlm.masks import InPlace
+from lofi_core.vlm.reference import InPlace
 from lofi_core.vlm.taps import as_batch
 
 CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
@@ -167,6 +167,7 @@ def test_every_pruner_runs_or_is_refused(family: str, name: str) -> None:
 
 
 LIKE_LLAMA = ("llava", "vipllava", "llava_next", "llava_onevision", "internvl", "mistral3")
+LIKE_LLAMA += ("idefics3", "smolvlm")
 
 
 @families

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny import FAMILIES
 
-from lofi_core.errors import LofiError
 from lofi_core.evaluation.arms import UNPRUNED, Arm, Condition
 from lofi_core.evaluation.asking import ask_arms
 from lofi_core.evaluation.questions import spellings
@@ -15,7 +14,7 @@ from lofi_core.pruners import AveragePool, DeflatedLoFi, LoFi, PruMerge, Pruner,
 from lofi_core.scene_vlm import load
 from lofi_core.scenes.vqa import SceneVQA
 from lofi_core.vlm.encoding import encode_inputs
-from lofi_core.vlm.packing import Packed, pack
+from lofi_core.vlm.packing import NotPackable, Packed, pack
 from lofi_core.vlm.prompts import chat_inputs
 
 SCENES = [SceneVQA("validation")[i] for i in range(3)]
@@ -88,13 +87,24 @@ def test_what_cannot_be_packed_is_refused(loaded: Any) -> None:
     inputs["input_ids"] = alone["input_ids"].repeat(2, 1)
     inputs["attention_mask"] = alone["attention_mask"].repeat(2, 1)
     inputs["input_ids"][1, 1] += 1  # text before the image
-    with pytest.raises(LofiError, match="differ before its end"):
+    with pytest.raises(NotPackable, match="differ before its end"):
         pack(encoded, inputs, [0, 0])
     tiny = FAMILIES["qwen2_5_vl"]
     other = tiny.model()
     given = tiny.inputs([[3, "a", 4]])
-    with pytest.raises(LofiError, match="ask one question a row"):
+    with pytest.raises(NotPackable, match="ask one question per row"):
         pack(encode_inputs(other, given), given, [0])
+
+
+def test_decoders_that_do_not_look_at_everything(loaded: Any) -> None:
+    model, processor = loaded
+    alone = chat_inputs(processor, [(SCENES[0].image, "?")])
+    text = model.config.get_text_config()
+    for name, value in (("sliding_window", 8), ("layer_types", ["sliding_attention"])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text, name, value, raising=False)
+            with pytest.raises(NotPackable, match="expected full attention"):
+                pack(encode_inputs(model, alone), alone, [0])
 
 
 def test_choices_are_made_once_an_image(loaded: Any) -> None:

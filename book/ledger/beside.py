@@ -1,4 +1,4 @@
-"""Figures from beside the main run: kept tokens that make up for others, and other trainings."""
+"""Quantities from beside the main run: kept tokens that make up for others, and other trainings."""
 
 from functools import cache
 
@@ -7,9 +7,9 @@ from scipy import stats
 
 from book.experiments.plan import CHOICE_BUDGETS
 from book.experiments.trainings import trainings
-from book.ledger.evidence import Evidence, Figure
-from book.ledger.means import BUDGETS, Means, NoData
-from book.ledger.metrics import metric
+from book.ledger.evidence import Evidence
+from book.ledger.means import BUDGETS, Means
+from book.ledger.quantities import NoData, Quantity, metric
 
 RESTORED = {  # variants with the covariance of all tokens, and the same choice as it is
     "covariance restored": "lofi",
@@ -19,7 +19,7 @@ RESTORED = {  # variants with the covariance of all tokens, and the same choice 
 
 
 @metric("restored.lead")
-def _restored(e: Evidence) -> Figure:
+def _restored(e: Evidence) -> Quantity:
     answers = e.results.answers
     rows = answers[answers["group"] == "ablation"]
     if not {*RESTORED} <= {*rows["label"].unique()}:
@@ -47,15 +47,15 @@ def _means(e: Evidence) -> list[Means]:
     return [Means(rows) for _, rows in table.groupby("training", sort=False)]
 
 
-def _lowest(e: Evidence, found: list[np.ndarray], unit: str, what: str) -> Figure:
-    """Return the figure of that other model where it is lowest."""
+def _lowest(e: Evidence, found: list[np.ndarray], unit: str, what: str) -> Quantity:
+    """Return the quantity of that other model where it is lowest."""
     of = f"{what}, the lowest of {len(found)} other trainings" if len(found) > 1 else what
     m = _means(e)[0]
     return e.sampled(np.min(found, axis=0), unit, of, int(np.median(m.asked)), m.images)
 
 
 @metric("trainings.rank_correlation")
-def _rank_correlation(e: Evidence) -> Figure:
+def _rank_correlation(e: Evidence) -> Quantity:
     shipped, *others = _means(e)
     found = []
     for other in others:
@@ -75,6 +75,6 @@ def _rank_correlation(e: Evidence) -> Figure:
 @metric("trainings.lead.lofi.random", "lofi", "random", "LoFi")
 @metric("trainings.lead.deflated.lofi", "deflated-lofi", "lofi", "deflated LoFi")
 @metric("trainings.lead.deflated.divprune", "deflated-lofi", "divprune", "deflated LoFi")
-def _lead(e: Evidence, ahead: str, other: str, name: str) -> Figure:
+def _lead(e: Evidence, ahead: str, other: str, name: str) -> Quantity:
     found = [m.lead(ahead, other) for m in _means(e)[1:]]
     return _lowest(e, found, "points", f"agreement of {name} minus {other}'s in another training")
