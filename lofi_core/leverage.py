@@ -6,13 +6,18 @@ With X = U diag(s) V^T, the leverage of token i at rank k is the squared norm of
 
 the diagonal of the projector onto the top-k left singular subspace (the "hat matrix" of least
 squares). The rank is not optional: for N <= D and full rank every token has leverage exactly 1
-(centred: 1 - 1/N). A ridge makes the cut smooth,
+(centred: 1 - 1/N). A ridge makes the cut smooth: with G = X X^T,
 
     l_i(lambda) = (G (G + lambda I)^-1)_ii = sum_j U_ij^2 s_j^2 / (s_j^2 + lambda),
 
-and their sum, the effective dimension, takes the place of k.
+and their sum, the effective dimension, takes the place of k. What is public about LoFi does not say
+how k is chosen; each rule here is a choice to study, with p_i = s_i^2 / sum_j s_j^2:
 
-Mahoney & Drineas, PNAS 106(3), 2009 (rank k); Alaoui & Mahoney, NeurIPS 2015 (ridge).
+    energy fraction f:   k = min { k : sum_{i<=k} p_i >= f }
+    effective rank c:    k = round(c / IPR),                         IPR = sum_i p_i^2
+
+Everything is computed in float64. Mahoney & Drineas, PNAS 106(3), 2009 (rank k); Alaoui & Mahoney,
+NeurIPS 2015 (ridge); Davis & Kahan, 1970 (error bounds).
 """
 
 from dataclasses import dataclass
@@ -23,7 +28,7 @@ import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError, check_tokens
-from lofi_core.spectrum import Spectrum, unit_scale
+from lofi_core.spectrum import Spectrum, rescaled, unit_scale
 
 __all__ = [
     "EffectiveRank",
@@ -32,11 +37,13 @@ __all__ = [
     "RankRule",
     "effective_dimension",
     "leverage_scores",
-    "ridge_kernel",
     "ridge_leverage_scores",
+    "ridge_projector",
 ]
 
 Method = Literal["auto", "svd", "gram"]
+
+_EPS = torch.finfo(torch.float64).eps
 
 
 class RankRule(Protocol):
@@ -119,7 +126,7 @@ class EffectiveRank:
 def leverage_scores(
     X: Tensor,
     rank: SupportsIndex | RankRule,
-    method: Method = "svd",
+    method: Method = "auto",
     center: bool = False,
 ) -> Tensor:
     """Leverage of each token at rank k: ``l_i = ||U_k[i, :]||^2``.
@@ -127,12 +134,12 @@ def leverage_scores(
     Parameters
     ----------
     X : Tensor, shape (..., N, D), any floating dtype
-        Visual tokens, one a row.
+        Visual tokens, one per row.
     rank : int in [1, min(N, D)] or RankRule
         k, or a rule that chooses it image by image: `EnergyRank`, `EffectiveRank`, or your own.
-    method : {"svd", "gram", "auto"}
-        "svd": singular vectors of X, in X's precision: the reference. "gram": eigenvectors of the
-        smaller Gram matrix in float64, faster, and what "auto" takes on every device.
+    method : {"auto", "svd", "gram"}
+        "svd", the reference, decomposes X; "gram" the smaller of ``X X^T`` and ``X^T X``, several
+        times faster. "auto" is "gram".
     center : bool
         Subtract the mean token first.
 
@@ -140,24 +147,24 @@ def leverage_scores(
     -------
     Tensor, shape (..., N), float32 or float64
         In [0, 1], summing to k, or to the numerical rank if that is smaller: directions with
-        ``s_j <= max(N, D) * eps * s_1`` (eps of float32, or of float64 if X is) hold nothing but
-        rounding and never count. So a zero matrix has scores 0, a single non-zero token has 1.
+        ``s_j <= sqrt(max(N, D) * eps) * s_1``, eps of float64, which is about 5e-7 for 1,024
+        channels, are rounding to a Gram matrix and never count, whatever the method. So a zero
+        matrix has scores 0, a single non-zero token has 1.
 
     Raises
     ------
     LofiError
         If the tokens are not a finite floating tensor of shape (..., N, D), if an integer rank is
-        outside [1, min(N, D)], or if ``method`` is unknown or can't follow the rule.
+        outside [1, min(N, D)], or if ``method`` is unknown.
 
     Notes
     -----
     Scores depend on X only through the top-k left subspace, so they are defined where
-    s_k > s_{k+1}; a tie is broken by the solver. An error E of the Gram matrix turns the subspace
-    by at most 2 ||E|| / (s_k^2 - s_{k+1}^2) (Davis & Kahan 1970), and ||E|| is about eps s_1^2.
-    With ``gap = (s_k^2 - s_{k+1}^2) / s_1^2``, a score of "gram" is off by ``n eps64 / gap``, also
-    where one token is a million times as long as the others. The Gram matrix sees singular values
-    down to ``sqrt(n eps64) s_1``, n = max(N, D); weaker directions don't count. Both make the host
-    wait for an accelerator. No gradients.
+    s_k > s_{k+1}; the solver breaks a tie. With ``gap = (s_k^2 - s_{k+1}^2) / s_1^2``, rounding
+    moves a score of "gram" by at most about ``max(N, D) * eps / gap``. `EnergyRank` seldom meets a
+    small gap, since a token that dwarfs the others takes the rank down with it. A fixed rank does:
+    beside a token 1e5 times as long as the others, use "svd". Either method makes the host wait for
+    an accelerator. No gradients.
 
     Examples
     --------
@@ -169,28 +176,13 @@ def leverage_scores(
     if method not in get_args(Method):
         raise LofiError(f"leverage_scores: method={method!r}; expected one of {get_args(Method)}")
     check_tokens(X, "leverage_scores", waits=True)
-    rule = rank if callable(rank) else _fixed(_checked(rank, X))
+    rule = rank if callable(rank) else _fixed(rank, X)
     dtype = torch.promote_types(X.dtype, torch.float32)
-    # float64 before the mean is subtracted: beside a massive token, float32 would blur the others.
-    unit, scale = unit_scale(X if method == "svd" else X.double(), center)
-    N, D = unit.shape[-2:]
-    floor = max(N, D) * torch.finfo(dtype).eps
-    if method == "svd":
-        U, s, _ = torch.linalg.svd(unit, full_matrices=False)
-    else:
-        A = unit
-        floor = (max(N, D) * torch.finfo(A.dtype).eps) ** 0.5
-        eigenvalues, vectors = torch.linalg.eigh(A @ A.mT if N <= D else A.mT @ A)
-        U, s = vectors.flip(-1), eigenvalues.flip(-1).clamp(min=0).sqrt()
-        if N > D:  # the eigenvectors are V; U = A V diag(s)^-1
-            U = A @ U / s[..., None, :]
-    # Rules see the singular values of X. They may exceed float32, as X times a large scale does.
-    k = rule(s.double() * scale[..., 0].double())
-    k = torch.minimum(k, (s > floor * s[..., :1]).sum(-1))
-    counts = torch.arange(U.shape[-1], device=U.device) < k[..., None]
-    # where, not a product: beyond its rank an image's U may hold anything, also infinities
-    scores = torch.where(counts[..., None, :], U, 0).square().sum(-1)
-    return scores.clamp(0, 1).to(dtype)
+    unit, scale = unit_scale(X, center, torch.float64)
+    U, s = _left_vectors(unit, by_svd=method == "svd")
+    k = rule(rescaled(s, scale[..., 0], dtype))
+    counts = torch.arange(s.shape[-1], device=X.device) < k[..., None]
+    return (U.square() @ counts[..., None].double())[..., 0].clamp(0, 1).to(dtype)
 
 
 @torch.no_grad()
@@ -202,7 +194,7 @@ def ridge_leverage_scores(
     Parameters
     ----------
     X : Tensor, shape (..., N, D), any floating dtype
-        Visual tokens, one a row. Worked on in float64.
+        Visual tokens, one per row.
     ridge : float > 0, or Tensor of shape (...)
         lambda, in units of squared singular values; a tensor gives each image its own.
     relative : bool
@@ -214,7 +206,8 @@ def ridge_leverage_scores(
     Returns
     -------
     Tensor, shape (..., N), float32 or float64
-        In [0, 1], summing to `effective_dimension`. Zero for a zero matrix.
+        In [0, 1], summing to `effective_dimension`. Zero for a zero matrix. As the ridge goes to 0,
+        the scores go to those of `leverage_scores` at full numerical rank.
 
     Raises
     ------
@@ -223,9 +216,9 @@ def ridge_leverage_scores(
 
     Notes
     -----
-    By the eigenvalues of the smaller Gram matrix, in float64. Directions whose eigenvalue is below
-    ``max(N, D) * eps * s_1^2``, eps of float64, are rounding and don't count, so that a ridge of
-    almost nothing gives leverage at the numerical rank. No gradients.
+    A number of at least ``min(N, D) * sqrt(eps)`` mean eigenvalues, eps of float64, takes one
+    Cholesky factor and does not wait for an accelerator; any other ridge takes an eigensolver,
+    which does, and whose scores are exact however small the ridge. No gradients.
 
     Examples
     --------
@@ -233,51 +226,28 @@ def ridge_leverage_scores(
     >>> ridge_leverage_scores(torch.diag(torch.tensor([3.0, 1.0])), ridge=1.0)
     tensor([0.9000, 0.5000])
     """
-    check_tokens(X, "ridge_leverage_scores")
-    _check_ridge(ridge, X)
-    unit, scale = unit_scale(X, center)
-    A = unit.double()
-    N, D = A.shape[-2:]
-    eigenvalues, vectors = torch.linalg.eigh(A @ A.mT if N <= D else A.mT @ A)
-    energy = eigenvalues.clamp(min=0)
-    counts = energy > max(N, D) * torch.finfo(A.dtype).eps * energy[..., -1:]
-    mean = energy.sum(-1) / min(N, D)
-    lam = ridge * mean if relative else ridge / scale[..., 0, 0].double().square()
-    whole = torch.where(counts, energy + lam[..., None], 1)
-    if N <= D:  # (G (G + lambda I)^-1)_ii = sum_j U_ij^2 s_j^2 / (s_j^2 + lambda)
-        factor = vectors * torch.where(counts, (energy / whole).sqrt(), 0)[..., None, :]
-    else:  # the eigenvectors are V, and U s = A V
-        factor = (A @ vectors) * torch.where(counts, whole.rsqrt(), 0)[..., None, :]
-    return factor.square().sum(-1).clamp(0, 1).to(unit.dtype)
+    left, right = _ridge_factors(X, ridge, relative, center, "ridge_leverage_scores")
+    scores = torch.linalg.vecdot(left, right).clamp(0, 1)
+    return scores.to(torch.promote_types(X.dtype, torch.float32))
 
 
-def ridge_kernel(unit: Tensor, ridge: float) -> Tensor:
-    """Kernel whose diagonal are ridge leverages: ``G (G + lambda I)^-1``, by one Cholesky factor.
+@torch.no_grad()
+def ridge_projector(
+    X: Tensor, ridge: float | Tensor, relative: bool = False, center: bool = False
+) -> Tensor:
+    """Smooth projector ``G (G + lambda I)^-1``, shape (..., N, N), float64.
 
-    Several times faster than eigenvectors, and as safe where the ridge is not tiny: the matrix that
-    is factored has a condition of at most ``1 + min(N, D) / ridge``.
+    Parameters and errors are those of `ridge_leverage_scores`, which are its diagonal.
 
-    Parameters
-    ----------
-    unit : Tensor, shape (..., N, D), float64
-        Tokens of unit scale, see `lofi_core.spectrum.unit_scale`.
-    ridge : float > 0
-        lambda in units of the mean eigenvalue, ``tr(G) / min(N, D)``.
-
-    Returns
-    -------
-    Tensor, shape (..., N, N), float64
+    Examples
+    --------
+    >>> import torch
+    >>> ridge_projector(torch.ones(2, 2), ridge=4.0)
+    tensor([[0.2500, 0.2500],
+            [0.2500, 0.2500]], dtype=torch.float64)
     """
-    N, D = unit.shape[-2:]
-    T = unit @ unit.mT if N <= D else unit.mT @ unit
-    lam = ridge * T.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] / min(N, D)
-    lam = torch.where(lam > 0, lam, 1)
-    eye = torch.eye(T.shape[-1], dtype=T.dtype, device=T.device)
-    L, _ = torch.linalg.cholesky_ex(T + lam * eye)
-    if N <= D:
-        return eye - lam * torch.cholesky_inverse(L)
-    Y = torch.linalg.solve_triangular(L, unit.mT, upper=False)
-    return Y.mT @ Y
+    left, right = _ridge_factors(X, ridge, relative, center, "ridge_projector")
+    return left @ right.mT
 
 
 def effective_dimension(
@@ -285,12 +255,8 @@ def effective_dimension(
 ) -> Tensor:
     """Count the directions that outweigh the ridge: ``sum_j s_j^2 / (s_j^2 + lambda)``.
 
-    Parameters are those of `ridge_leverage_scores`, whose scores it sums.
-
-    Returns
-    -------
-    Tensor, shape (...), float32 or float64
-        In [0, rank of X].
+    Parameters are those of `ridge_leverage_scores`, whose scores it sums; shape (...), in
+    [0, rank of X].
 
     Examples
     --------
@@ -301,8 +267,51 @@ def effective_dimension(
     return ridge_leverage_scores(X, ridge, relative, center).sum(-1)
 
 
-def _checked(rank: SupportsIndex, X: Tensor) -> int:
-    """Refuse an integer rank that tokens of this shape can't have."""
+def _left_vectors(X: Tensor, by_svd: bool = False) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and values, descending; 0 beyond the numerical rank."""
+    N, D = X.shape[-2:]
+    if by_svd:
+        U, s, _ = torch.linalg.svd(X, full_matrices=False)
+    else:
+        values, U = torch.linalg.eigh(X @ X.mT if N <= D else X.mT @ X)
+        U, s = U.flip(-1), values.flip(-1).clamp(min=0).sqrt()
+        if N > D:  # X v_j = s_j u_j: its length, not s_j, leaves weak directions of length one
+            U = X @ U
+            lengths = torch.linalg.vector_norm(U, dim=-2, keepdim=True)
+            U /= torch.where(lengths == 0, 1, lengths)
+    counts = s > (max(N, D) * _EPS) ** 0.5 * s[..., :1]
+    return U.mul_(counts[..., None, :]), s * counts
+
+
+def _ridge_factors(
+    X: Tensor, ridge: float | Tensor, relative: bool, center: bool, caller: str
+) -> tuple[Tensor, Tensor]:
+    """Return A and B, each with N rows, such that A B^T = G (G + lambda I)^-1."""
+    check_tokens(X, caller)
+    _check_ridge(ridge, X, caller)
+    X, scale = unit_scale(X, center, torch.float64)
+    N, D = X.shape[-2:]
+    small = min(N, D)
+    lam = ridge / scale[..., 0, 0].square()
+    if relative:
+        lam = ridge * X.square().sum((-2, -1)) / small
+    lam = torch.where(lam > 0, lam, torch.finfo(lam.dtype).tiny)[..., None, None]
+    # Rounding of the Gram matrix moves a score by n eps s_1^2 / lambda.
+    if not relative or isinstance(ridge, Tensor) or ridge < small * _EPS**0.5:
+        U, s = _left_vectors(X)
+        energies = s.square()[..., None, :]
+        return U * (energies / (energies + lam)), U
+    G = X @ X.mT if N <= D else X.mT @ X
+    L, _ = torch.linalg.cholesky_ex(G + lam * torch.eye(small, dtype=G.dtype, device=G.device))
+    if N <= D:
+        return torch.cholesky_inverse(L), G
+    # G (G + lambda I)^-1 = X (X^T X + lambda I)^-1 X^T
+    Y = torch.linalg.solve_triangular(L, X.mT, upper=False).mT
+    return Y, Y
+
+
+def _fixed(rank: SupportsIndex, X: Tensor) -> RankRule:
+    """Turn an integer rank into a rule; refuse one that tokens of this shape can't have."""
     if isinstance(rank, bool) or not hasattr(rank, "__index__"):
         raise LofiError(
             f"leverage_scores: rank={rank!r}; expected an integer or a rule such as EnergyRank(0.9)"
@@ -313,27 +322,22 @@ def _checked(rank: SupportsIndex, X: Tensor) -> int:
             f"leverage_scores: rank={k} for tokens of shape (..., {N}, {D}); expected 1 <= rank <= "
             f"min(N, D) = {min(N, D)}: lower it, or let a rule such as EnergyRank(0.9) choose"
         )
-    return k
-
-
-def _fixed(k: int) -> RankRule:
-    """Turn an integer rank into the rule that gives it to every image."""
     return lambda s: torch.full(s.shape[:-1], k, device=s.device)
 
 
-def _check_ridge(ridge: float | Tensor, X: Tensor) -> None:
+def _check_ridge(ridge: float | Tensor, X: Tensor, caller: str) -> None:
     """Refuse a ridge that is not positive and finite (seen on the CPU only) or fits no batch."""
     if isinstance(ridge, Tensor):
         positive = ridge.device.type != "cpu" or bool(((ridge > 0) & ridge.isfinite()).all())
         if ridge.ndim and ridge.shape != X.shape[:-2]:
             raise LofiError(
-                f"ridge_leverage_scores: ridge of shape {tuple(ridge.shape)} for tokens of shape "
-                f"{tuple(X.shape)}; expected a number or shape {tuple(X.shape[:-2])}, one an image"
+                f"{caller}: ridge of shape {tuple(ridge.shape)} for tokens of shape "
+                f"{tuple(X.shape)}; expected a number or shape {tuple(X.shape[:-2])}, one per image"
             )
     else:
         positive = 0 < ridge < float("inf")
     if not positive:
         raise LofiError(
-            f"ridge_leverage_scores: ridge={ridge}; expected a positive, finite number: for scores "
-            "without a ridge use leverage_scores"
+            f"{caller}: ridge={ridge}; expected a positive, finite number: for scores without a "
+            "ridge use leverage_scores"
         )

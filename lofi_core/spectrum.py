@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lofi_core.errors import LofiError, check_tokens
 
-__all__ = ["Spectrum", "ipr", "ipr_path", "ratio", "spectrum", "unit_scale"]
+__all__ = ["Spectrum", "ipr", "ipr_path", "ratio", "rescaled", "spectrum", "unit_scale"]
 
 Weights = Literal["energy", "amplitude"]
 
@@ -87,7 +87,7 @@ def spectrum(X: Tensor, center: bool = False, weights: Weights = "energy") -> Sp
     Parameters
     ----------
     X : Tensor, shape (..., N, D), any floating dtype
-        Visual tokens, one a row. float64 stays float64, all else is worked on in float32.
+        Visual tokens, one per row. float64 stays float64, all else is worked on in float32.
     center : bool
         Subtract the mean token first.
     weights : {"energy", "amplitude"}
@@ -96,7 +96,7 @@ def spectrum(X: Tensor, center: bool = False, weights: Weights = "energy") -> Sp
     Returns
     -------
     Spectrum
-        With ``singular_values`` of shape (..., min(N, D)).
+        With ``singular_values`` of shape (..., min(N, D)), in float64 if float32 can't hold them.
 
     Raises
     ------
@@ -119,10 +119,7 @@ def spectrum(X: Tensor, center: bool = False, weights: Weights = "energy") -> Sp
     if weights not in ("energy", "amplitude"):
         raise LofiError(f"spectrum: weights={weights!r}; expected 'energy' or 'amplitude'")
     unit, scale = unit_scale(X, center)
-    s = torch.linalg.svdvals(unit).double() * scale[..., 0].double()
-    # float64 stays where float32 would overflow: many tokens near its largest number.
-    fits = bool(s.max() <= torch.finfo(unit.dtype).max)
-    return Spectrum(s.to(unit.dtype) if fits else s, weights)
+    return Spectrum(rescaled(torch.linalg.svdvals(unit), scale[..., 0], unit.dtype), weights)
 
 
 def ipr(X: Tensor, center: bool = False) -> Tensor:
@@ -135,7 +132,7 @@ def ipr(X: Tensor, center: bool = False) -> Tensor:
     Parameters
     ----------
     X : Tensor, shape (..., N, D), any floating dtype
-        Visual tokens, one a row. float64 stays float64, all else is accumulated in float32.
+        Visual tokens, one per row. float64 stays float64, all else is accumulated in float32.
     center : bool
         Subtract the mean token first.
 
@@ -254,20 +251,22 @@ def _check_order(X: Tensor, order: Tensor) -> None:
         )
 
 
-def unit_scale(X: Tensor, center: bool) -> tuple[Tensor, Tensor]:
+def unit_scale(X: Tensor, center: bool, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """Divide tokens by their largest absolute entry, and subtract their mean if asked.
 
     Parameters
     ----------
     X : Tensor, shape (..., N, D), any floating dtype
-        Visual tokens, one a row.
+        Visual tokens, one per row.
     center : bool
-        Subtract the mean token. Tokens that are equal up to rounding become exact zeros.
+        Subtract the mean token. Tokens that are equal up to the rounding of X become exact zeros.
+    dtype : torch.dtype, optional
+        What to work in; by default float32, or float64 if X is.
 
     Returns
     -------
-    unit : Tensor, shape (..., N, D), float32 or float64
-        The tokens in float32 (float64 if X is), scaled and centred.
+    unit : Tensor, shape (..., N, D)
+        The tokens, scaled and centred.
     scale : Tensor, shape (..., 1, 1)
         The entry they were divided by; 1 if that is 0.
 
@@ -278,18 +277,39 @@ def unit_scale(X: Tensor, center: bool) -> tuple[Tensor, Tensor]:
     tensor([[ 0.2500,  0.0000],
             [-0.2500,  0.0000]])
     """
-    unit = X.to(torch.promote_types(X.dtype, torch.float32))
+    given = torch.promote_types(X.dtype, torch.float32)
+    unit = X.to(dtype or given)
     scale = unit.detach().abs().amax((-2, -1), keepdim=True)
     scale = torch.where(scale == 0, 1, scale)
     unit = unit / scale
     if not center:
         return unit, scale
-    rounding = 8 * torch.finfo(unit.dtype).eps * torch.linalg.vector_norm(unit, dim=(-2, -1))
+    rounding = 8 * torch.finfo(given).eps * torch.linalg.vector_norm(unit, dim=(-2, -1))
     # Twice: where the mean is much larger than the spread, its rounding would count as a direction.
     for _ in range(2):
         unit -= unit.mean(-2, keepdim=True)
     equal = torch.linalg.vector_norm(unit.detach(), dim=(-2, -1)) <= rounding
     return unit.mul_(~equal[..., None, None]), scale
+
+
+def rescaled(s: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn singular values of unit tokens into those of the tokens, in float64 if they need it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rescaled(torch.tensor([2.0]), torch.tensor([3e38]), torch.float32)
+    tensor([6.0000e+38], dtype=torch.float64)
+    """
+    values = s.double() * scale
+    if bool((values > torch.finfo(dtype).max).any()):
+        if not bool(values.isfinite().all()):
+            raise LofiError(
+                "spectrum: singular values beyond float64; expected at most 1.8e308: divide the "
+                "tokens by their largest entry"
+            )
+        return values
+    return values.to(dtype)
 
 
 def ratio(above: Tensor, below: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ a pivoted Cholesky. "leverage": K = G (G + lambda I)^-1, whose diagonal are the 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lofi_core.errors import LofiError
-from lofi_core.leverage import ridge_kernel
+from lofi_core.leverage import ridge_projector
 from lofi_core.pruners.greedy import GreedyPruner, pivoted_cholesky
 from lofi_core.pruners.merging import group_means
 from lofi_core.pruners.tokens import Selection, VisualTokens
@@ -66,8 +67,12 @@ class DeflatedLoFi(GreedyPruner, name="deflated-lofi"):
 
     def ranking(self, tokens: VisualTokens, m: int) -> Tensor:
         """Return the first m tokens in the order of choice, shape (B, m)."""
-        X = unit_scale(tokens.projected, self.center)[0].double()
-        K = ridge_kernel(X, self.ridge) if self.kernel == "leverage" else X @ X.mT
+        X = tokens.projected
+        if self.kernel == "leverage":
+            K = ridge_projector(X, self.ridge, relative=True, center=self.center)
+        else:
+            unit, _ = unit_scale(X, self.center, torch.float64)
+            K = unit @ unit.mT
         return pivoted_cholesky(K, m)
 
     def select(self, tokens: VisualTokens) -> Selection:

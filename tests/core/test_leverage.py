@@ -18,9 +18,11 @@ from lofi_core.errors import LofiError
 from lofi_core.leverage import (
     EffectiveRank,
     EnergyRank,
+    Method,
     effective_dimension,
     leverage_scores,
     ridge_leverage_scores,
+    ridge_projector,
 )
 from lofi_core.pruners import VisualTokens
 from lofi_core.spectrum import spectrum
@@ -418,3 +420,91 @@ def test_scores_beyond_the_range_of_float32_squares() -> None:
     scores = leverage_scores(X, EnergyRank(0.9), "auto")
     torch.testing.assert_close(scores, leverage_scores(X / 8e37, EnergyRank(0.9), "auto"))
     assert spectrum(X).ipr.item() == pytest.approx(spectrum(X / 8e37).ipr.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("times", [1e1, 1e2, 1e3, 1e4, 1e5, 1e6])
+def test_a_fixed_rank_beside_a_massive_token(times: float) -> None:
+    """The other tokens keep their scores: the reference loses none of them, the default to 1e4."""
+    X, k = massive(144, 512, times), 16
+    U, s, _ = torch.linalg.svd(X.double(), full_matrices=False)
+    exact = U[:, :k].square().sum(1)
+    gap = (s[k - 1].square() - s[k].square()) / s[0].square()
+    bounds = {"svd": 1e-6, "gram": 1e-6 + 512 * torch.finfo(torch.float64).eps / gap.item()}
+    for method, bound in bounds.items():
+        scores = leverage_scores(X, k, method)  # type: ignore[arg-type]
+        assert scores.double().sum().item() == pytest.approx(k, abs=1e-5)
+        assert (scores - exact).abs().max() <= bound
+
+
+@pytest.mark.parametrize("times", [1e1, 1e3, 1e6])
+def test_one_channel_that_all_tokens_share(times: float) -> None:
+    """A large mean: in float64, centring leaves what float32 tokens still hold."""
+    X = massive(144, 512, 1.0)
+    X[:, 3] += times
+    x = X.double()
+    U, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    k = int(EnergyRank(0.9)(s))
+    for method in METHODS:
+        scores = leverage_scores(X, EnergyRank(0.9), method, center=True)
+        assert scores.double().sum().item() == pytest.approx(k, abs=1e-4)
+        assert (scores - U[:, :k].square().sum(1)).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48)])
+def test_ties_lie_between_the_ranks_around_them(shape: tuple[int, int], method: Method) -> None:
+    """Ten equal singular values: a cut through them shares them out somehow, and no other."""
+    rng = np.random.default_rng(0)
+    U, _, Vt = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    s = np.array([5.0] * 4 + [2.0] * 10 + [1.0] * 34)
+    X = torch.from_numpy((U * s) @ Vt)
+    low, high = ((U[:, :k] ** 2).sum(1) for k in (4, 14))
+    for k in (4, 9, 14):
+        scores = leverage_scores(X, k, method)
+        assert scores.sum().item() == pytest.approx(k, abs=1e-9)
+        assert ((low - 1e-9 <= scores.numpy()) & (scores.numpy() <= high + 1e-9)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64)])
+def test_a_flat_spectrum_gives_half_its_directions_half_its_energy(
+    shape: tuple[int, int], method: Method
+) -> None:
+    """Rounding must not decide whether 32 of 64 equal directions hold half of the energy."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        U, _, Vt = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+        X = torch.from_numpy(3 * U @ Vt).float()
+        assert leverage_scores(X, EnergyRank(0.5), method).sum().item() == pytest.approx(32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tokens_equal_up_to_their_own_rounding_have_no_leverage(method: Method) -> None:
+    row = torch.randn(30, generator=torch.Generator().manual_seed(0))
+    X = row.expand(20, 30) * (1 + torch.finfo(torch.float32).eps * torch.arange(20)[:, None] % 2)
+    assert leverage_scores(X, EnergyRank(0.9), method, center=True).tolist() == [0] * 20
+    assert ridge_leverage_scores(X, 1.0, relative=True, center=True).tolist() == [0] * 20
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("ridge", [1e-300, 1e-16])
+def test_a_tiny_ridge_on_deficient_tokens(ridge: float, relative: bool) -> None:
+    """Directions that are only rounding must not count, however small the ridge."""
+    deficient = torch.cat([tokens(6, 4), tokens(6, 4)], 1)
+    for X in (deficient, deficient.mT):
+        scores = ridge_leverage_scores(X, ridge, relative=relative)
+        assert scores.sum().item() == pytest.approx(4, abs=1e-9)
+        full = leverage_scores(X, 4, "svd")
+        torch.testing.assert_close(scores, full, rtol=0, atol=1e-9)
+
+
+def test_ridge_projector_holds_the_scores() -> None:
+    for X in (tokens(12, 5), tokens(5, 12)):
+        for ridge in (1e-12, 0.5):  # by eigenvectors, by a Cholesky factor
+            P = ridge_projector(X, ridge, relative=True, center=True)
+            Y = X - X.mean(0)
+            G = Y @ Y.mT
+            lam = ridge * G.trace() / min(X.shape)
+            torch.testing.assert_close(P @ G + lam * P, G, rtol=0, atol=1e-9)
+            scores = ridge_leverage_scores(X, ridge, relative=True, center=True)
+            torch.testing.assert_close(P.diagonal(), scores)

@@ -67,6 +67,7 @@ def test_the_counter_counts() -> None:
 @pytest.mark.parametrize("center", [False, True])
 def test_products_wait_for_nothing(center: bool) -> None:
     X, order = meta(2, 60, 90), torch.empty(2, 60, dtype=torch.int64, device="meta")
+    ridge_leverage_scores(X, 0.1, relative=True, center=center)
     ipr(X, center)
     ipr_path(X, order, center)
     pivoted_cholesky(X @ X.mT, 15)
@@ -86,7 +87,7 @@ def test_ten_thousand_tokens_fit() -> None:
     X, order = meta(1, 10_000, 1152), torch.empty(1, 10_000, dtype=torch.int64, device="meta")
     tokens = X.nbytes
     whole = 4 * 10_000**2
-    assert count(ridge_leverage_scores, X, 1.0, True, True).peak < 9 * tokens
+    assert count(ridge_leverage_scores, X, 1.0, True, True).peak < 6 * tokens  # in float64
     assert count(ipr_path, X, order).peak < 2 * tokens + 512 * 10_000 * 8 * 4
     assert (
         count(ipr_path, X, order, center=True).peak

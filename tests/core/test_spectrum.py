@@ -254,3 +254,9 @@ def test_centred_path_beside_a_massive_token(factor: float, place: int) -> None:
         exact = X[:m].double().numpy()
         s = np.linalg.svd(exact - exact.mean(0), compute_uv=False)
         assert path[m - 1].item() == pytest.approx((s**4).sum() / (s**2).sum() ** 2, rel=1e-4)
+
+
+def test_singular_values_beyond_float64_are_refused() -> None:
+    X = tokens(8, 6)
+    with pytest.raises(LofiError, match="beyond float64"):
+        spectrum(X / X.abs().max() * 1.7e308)
