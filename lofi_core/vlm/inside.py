@@ -120,7 +120,7 @@ def prune_inside(
     if not isinstance(pruner, InsidePruner):
         raise LofiError(
             f"pruning_inside: {type(pruner).__name__} acts before the language model; expected an "
-            "InsidePruner: use lofi_core.pruning.pruning"
+            "InsidePruner: use lofi_core.pruning(model, pruner)"
         )
     decoder = _decoder(model)
     devices = {parameter.device for parameter in decoder.parameters()}

@@ -70,3 +70,33 @@ def documented(thing: object, default: str = "") -> bool:
 
 def test_reference_names_modules_that_exist() -> None:
     assert DOCUMENTED and all(find_spec(name) for name in DOCUMENTED)
+
+
+def advised() -> list[str]:
+    """Dotted names of the library that its messages tell a user to use."""
+    literals = (
+        node.value
+        for path in (ROOT / "lofi_core").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "LofiError"
+        for node in ast.walk(call)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    return sorted({name for text in literals for name in re.findall(r"lofi_core(?:\.\w+)+", text)})
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    found: object = importlib.import_module("lofi_core")
+    for part in name.split(".")[1:]:
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
+
+
+def test_what_an_error_advises_exists() -> None:
+    names = advised()
+    assert "lofi_core.contract.check_pruner" in names
+    assert not exists("lofi_core.contract.no_such_check")  # the test can fail
+    assert not [name for name in names if not exists(name)]

@@ -89,8 +89,10 @@ def family_of(model: "PreTrainedModel", family: Family | None = None) -> Family:
     if kind not in FAMILIES and family is None:
         raise LofiError(
             f"prune_inputs: no adapter for the model family {kind!r}; expected one of "
-            f"{sorted(FAMILIES)}: run lofi_core.contract.check_family(model, processor), which "
-            "tries the adapters there are and says what to write"
+            f"{sorted(FAMILIES)}: register lofi_core.vlm.families.FAMILIES[{kind!r}] = Family(), "
+            "or QwenVL() where positions have several axes, and before you trust it run "
+            "lofi_core.contract.check_pruner(pruner, model, inputs), which compares dropping with "
+            "masking on your model"
         )
     if "mm_encoder_outputs" not in signature(type(model.base_model).forward).parameters:
         raise LofiError(
